@@ -1,4 +1,4 @@
-"""`python -m aibrix_compile`: the same entry as the console script."""
+"""`python -m aibrix_compile`."""
 
 from aibrix_compile.cli.main import entry
 

@@ -1,0 +1,74 @@
+"""What all backends share: file names, labels, provenance and Kubernetes' spelling of quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aibrix_compile.artifact import Artifact, Object, Source
+from aibrix_compile.diagnostics import Path
+from aibrix_compile.plan import ServicePlan
+
+SERVICE_LABEL = "serving.aibrix.ai/service"
+POOL_LABEL = "serving.aibrix.ai/pool"
+SOURCE_ANNOTATION = "serving.aibrix.ai/source"
+CONFIG_ANNOTATION = "serving.aibrix.ai/config-hash"
+
+ORDER = {  # the NN of a file's name: what must exist first stands first
+    "ServiceAccount": 10,
+    "ConfigMap": 20,
+    "Service": 30,
+    "Deployment": 40,
+    "PodDisruptionBudget": 50,
+    "Application": 90,
+}
+
+
+def artifact(folder: str, value: Object, sources: Mapping[Path, Source]) -> Artifact:
+    kind, name = value["kind"], value["metadata"]["name"]
+    return Artifact(f"{folder}/{ORDER[kind]:02d}-{kind.lower()}-{name}.yaml", value, sources)
+
+
+def metadata(service: ServicePlan, name: str, path: Path, pool: str = "", annotations: Mapping[str, str] | None = None) -> Object:
+    """Name, namespace, labels and where the object came from."""
+    return {
+        "name": name,
+        "namespace": service.namespace,
+        "labels": labels(service, pool),
+        "annotations": {**(annotations or {}), SOURCE_ANNOTATION: f"{service.file}#{_dotted(path)}"},
+    }
+
+
+def labels(service: ServicePlan, pool: str = "") -> dict[str, str]:
+    """The model owner's labels and ours; no label carries a version, so a compiler upgrade changes none."""
+    found = {
+        **dict(sorted(service.labels.items())),
+        "app.kubernetes.io/name": service.engine,
+        "app.kubernetes.io/instance": service.name,
+        "app.kubernetes.io/component": "engine",
+        "app.kubernetes.io/part-of": service.name,
+        "app.kubernetes.io/managed-by": "aibrix-compile",
+    }
+    return found | selector(service, pool)
+
+
+def selector(service: ServicePlan, pool: str = "") -> dict[str, str]:
+    return {SERVICE_LABEL: service.name, **({POOL_LABEL: pool} if pool else {})}
+
+
+def binary(count: int) -> str:
+    """Bytes as Kubernetes' canonical quantity."""
+    for unit, size in (("Ti", 2**40), ("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
+        if count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)
+
+
+def cores(millicores: int) -> str:
+    return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
+
+
+def _dotted(path: Path) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else (f".{step}" if text else step)
+    return text

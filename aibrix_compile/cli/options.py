@@ -1,0 +1,81 @@
+"""Options that several commands share, and how they show findings and progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+from aibrix_compile.diagnostics import Diagnostic, Severity
+
+FORMATS = ("pretty", "json", "github", "sarif")
+
+
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="service files or folders; the aibrix.yaml above them applies (default: this folder)"
+    )
+
+
+def add_environment(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("-e", "--environment", action="append", default=[], metavar="ENV", help=what)
+
+
+def add_reporting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="pretty", help="how findings are printed (default: pretty)")
+    parser.add_argument("--deny", choices=("warnings",), help="exit 1 for warnings too")
+
+
+def show(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], arguments: argparse.Namespace, stream: TextIO) -> None:
+    """Print findings in the chosen format; nothing at all for none, except an empty document of a machine's format."""
+    from aibrix_compile import report
+
+    if arguments.format == "pretty":
+        if diagnostics:
+            width = max(40, shutil.get_terminal_size((120, 24)).columns)
+            stream.write(report.pretty(diagnostics, sources, color=colored(stream), width=width))
+    elif arguments.format == "json":
+        stream.write(report.as_json(diagnostics))
+    elif arguments.format == "github":
+        stream.write(report.github(diagnostics))
+    else:
+        from aibrix_compile.codes import TITLES
+
+        stream.write(report.sarif(diagnostics, version=version("aibrix-compile"), titles=TITLES))
+
+
+def exit_code(diagnostics: Sequence[Diagnostic], arguments: argparse.Namespace) -> int:
+    worst = {d.severity for d in diagnostics}
+    return int(Severity.ERROR in worst or (arguments.deny == "warnings" and Severity.WARNING in worst))
+
+
+def colored(stream: TextIO) -> bool:
+    """Colour on a terminal only, and not where NO_COLOR is set (no-color.org) or the terminal is dumb."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def progress(what: str) -> Callable[[int, int], None]:
+    """A counter on a terminal's stderr, for work of more than a moment; silent elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda done, total: None
+
+    def show_count(done: int, total: int) -> None:
+        if total >= 200:
+            sys.stderr.write(f"\r{what} {done}/{total}" if done < total else "\r\033[K")
+            sys.stderr.flush()
+
+    return show_count
+
+
+def compiled(arguments: argparse.Namespace, *, build: bool) -> Any:
+    """Load and compile what the arguments ask for."""
+    from aibrix_compile.compiler import compile_workspace
+    from aibrix_compile.loading import load
+
+    workspace = load(arguments.paths, Path.cwd())
+    return compile_workspace(workspace, build=build, only=arguments.environment, progress=progress("compiling"))

@@ -1,0 +1,190 @@
+"""The driver: documents in, plans, artifacts and diagnostics out. It alone knows both spec paths and lines.
+
+load -> (for each environment and service) overlay -> decode -> passes -> fleet -> plan -> backends -> closure
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from aibrix_compile import passes
+from aibrix_compile.artifact import Artifact, External, Source
+from aibrix_compile.backends import argocd, kubernetes
+from aibrix_compile.closure import unresolved
+from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
+from aibrix_compile.loading import Workspace, service_name
+from aibrix_compile.passes import fleet
+from aibrix_compile.passes.draft import Draft, Site
+from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
+from aibrix_compile.spec.decode import decode
+from aibrix_compile.spec.modelservice import ModelService
+from aibrix_compile.spec.project import Environment
+from aibrix_compile.yamlio import Document, Map, locate
+
+Progress = Callable[[int, int], None]
+"""Called with services done and services in all."""
+
+
+@dataclass(slots=True)
+class Compilation:
+    """What came out. `drafts` and `documents` are there for services with mistakes too; `explain` reads them."""
+
+    workspace: Workspace
+    plans: list[EnvironmentPlan] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    drafts: dict[str, list[Draft]] = field(default_factory=dict)
+    documents: dict[tuple[str, str], Document] = field(default_factory=dict)
+    _found: dict[tuple[str, Span], tuple[Diagnostic, list[str]]] = field(default_factory=dict)
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        """Each finding once, in file order, with the environments in which it was seen."""
+        return sorted(
+            (dataclasses.replace(d, environments=tuple(names)) for d, names in self._found.values()),
+            key=lambda d: (d.span, d.code, d.message),
+        )
+
+    @property
+    def failed(self) -> bool:
+        return any(d.severity is Severity.ERROR for d, _ in self._found.values())
+
+    def add(self, diagnostic: Diagnostic, environment: str = "") -> None:
+        _, names = self._found.setdefault((diagnostic.code, diagnostic.span), (diagnostic, []))
+        if environment and environment not in names and self.workspace.project is not None:
+            names.append(environment)
+
+    def add_problem(self, problem: Problem, document: Document, environment: str = "", others: Sequence[Related] = ()) -> None:
+        span = locate(document, problem.path, problem.at_key)
+        related = tuple(Related(locate(document, path), message) for path, message in problem.related)
+        fix = Fix(span, problem.fix) if problem.fix is not None else None
+        shown = tuple(r for r in (*related, *others) if r.span != span)
+        self.add(Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint, fix, shown), environment)
+
+
+def compile_workspace(
+    workspace: Workspace, *, build: bool, only: Collection[str] = (), progress: Progress = lambda done, total: None
+) -> Compilation:
+    """Compile what was loaded. `build` also refuses what no backend compiles yet, and makes artifacts when nothing is wrong.
+
+    `only` names the environments (all by default); UsageError for a name that does not exist.
+    """
+    names = [environment.name for environment in workspace.environments]
+    if unknown := sorted(set(only) - set(names)):
+        raise UsageError(f"there is no environment {unknown[0]}; environments: {', '.join(names) or 'none'}")
+    result = Compilation(workspace)
+    chosen = [e for e in workspace.environments if not only or e.name in only]
+    total, done = len(chosen) * len(workspace.services), 0
+    if workspace.project is not None and workspace.project_document is not None:
+        for problem in fleet.project(workspace.project):
+            result.add_problem(problem, workspace.project_document)
+    for environment in chosen:
+        for draft in _drafts(workspace, environment, build, result):
+            result.drafts.setdefault(environment.name, []).append(draft)
+            done += 1
+            if done % 50 == 0 or done == total:
+                progress(done, total)
+        drafts = result.drafts.get(environment.name, [])
+        for finding in (*fleet.names(drafts), *fleet.tenants(drafts), *fleet.gpus(drafts)):
+            others = [Related(locate(_document(result, draft), path), message) for draft, path, message in finding.others]
+            finding.draft.invalid.add(finding.problem.path)
+            result.add_problem(finding.problem, _document(result, finding.draft), environment.name, others)
+    for diagnostic in workspace.diagnostics:
+        result.add(diagnostic)
+    if result.failed:
+        _keep_selected(result)
+        if result.failed:
+            return result
+    for environment in chosen:
+        services = [passes.finish(draft) for draft in result.drafts.get(environment.name, [])]
+        result.plans.append(_plan(environment, services))
+    if build:
+        for plan in result.plans:
+            _emit(plan, result)
+    _keep_selected(result)
+    return result
+
+
+def _drafts(workspace: Workspace, environment: Environment, build: bool, result: Compilation) -> Iterator[Draft]:
+    mirror = workspace.project.spec.images.mirror if workspace.project else None
+    site = Site(environment, mirror or "", workspace.lock, workspace.project is not None)
+    for written in workspace.services:
+        document = workspace.merged(written, environment.name)
+        decoded = decode(ModelService, document.value)
+        for problem in decoded.problems:
+            result.add_problem(problem, document, environment.name)
+        if decoded.model is None:
+            continue
+        draft = passes.draft(decoded.model, site, written.source.name, decoded.invalid)
+        result.documents.setdefault((environment.name, _key(draft)), document)
+        for problem in passes.run(passes.PASSES + (passes.TARGET_PASSES if build else ()), draft):
+            result.add_problem(problem, document, environment.name)
+        yield draft
+
+
+def _key(draft: Draft) -> str:
+    return f"{draft.file}\0{draft.metadata.name}"
+
+
+def _document(result: Compilation, draft: Draft) -> Document:
+    return result.documents[draft.site.environment.name, _key(draft)]
+
+
+def _plan(environment: Environment, services: Sequence[ServicePlan]) -> EnvironmentPlan:
+    target = None
+    if (wanted := environment.argocd) is not None:
+        to = wanted.destination
+        target = ArgoTarget(
+            wanted.repoURL, wanted.targetRevision, wanted.path, wanted.project, wanted.namespace, to.server or "", to.name or ""
+        )
+    return EnvironmentPlan(environment.name, environment.namespace, environment.kubernetes, target, tuple(services))
+
+
+def _emit(plan: EnvironmentPlan, result: Compilation) -> None:
+    artifacts = [artifact for service in plan.services for artifact in kubernetes.emit(service)] + argocd.emit(plan)
+    externals: list[External] = [one for service in plan.services for one in kubernetes.externals(service)]
+    result.artifacts += artifacts
+    for dangling in unresolved(artifacts, externals):
+        source = dangling.artifact.source(dangling.path)
+        document, path = _origin(result, plan.name, source)
+        result.add_problem(Problem("AC506", path, dangling.message, dangling.hint), document, plan.name)
+
+
+def _origin(result: Compilation, environment: str, source: Source | None) -> tuple[Document, Path]:
+    for draft in result.drafts[environment]:
+        if source is not None and draft.metadata.name == source.service:
+            return _document(result, draft), source.path
+    assert result.workspace.project_document is not None
+    return result.workspace.project_document, ()
+
+
+def _keep_selected(result: Compilation) -> None:
+    """The whole project was compiled, because names and quotas are shared; what was asked for is shown."""
+    selected = result.workspace.selected
+    if selected is None:
+        return
+    kept = {draft.metadata.name for drafts in result.drafts.values() for draft in drafts if draft.file in selected}
+    files = set(selected)
+    for (_, key), document in result.documents.items():
+        if key.partition("\0")[0] in selected:
+            files |= _files(document.value)
+    project = result.workspace.project_document
+    files |= {project.source.name} if project else set()
+    result._found = {
+        key: value
+        for key, value in result._found.items()
+        if value[0].span.file in files or any(related.span.file in files for related in value[0].related)
+    }
+    result.artifacts = [a for a in result.artifacts if {s.service for s in a.sources.values()} & kept]
+    result.plans = [dataclasses.replace(p, services=tuple(s for s in p.services if s.name in kept)) for p in result.plans]
+
+
+def _files(node: object) -> set[str]:
+    """The files that entries of a merged document came from."""
+    if not isinstance(node, Map):
+        return set()
+    return {place.source.name for place in node.at.values()}.union(*(_files(value) for value in node.values()))
+
+
+__all__ = ["Compilation", "compile_workspace", "service_name"]

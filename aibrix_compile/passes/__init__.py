@@ -1,0 +1,159 @@
+"""Spec -> plan: an ordered tuple of functions, each of which decides one thing and says what is wrong with it.
+
+A pass declares the paths that it needs; when decoding or an earlier pass found one of them wrong, it is skipped, so one run
+reports every independent mistake and nothing cascades. Passes never see YAML: they speak of spec paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from aibrix_compile.diagnostics import Path, Problem, Severity
+from aibrix_compile.passes import engine, hardware, names, pod, replicas, sizing, targets, weights
+from aibrix_compile.passes.draft import Draft, PoolDraft, Site
+from aibrix_compile.plan import Decision, PoolPlan, Rollout, ServicePlan
+from aibrix_compile.spec.decode import sound
+from aibrix_compile.spec.modelservice import ModelService
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """`needs` are paths below `spec`; of the pool for a pass that runs once a pool."""
+
+    run: Callable[[Draft], Iterator[Problem]] | None = None
+    each_pool: Callable[[Draft, PoolDraft], Iterator[Problem]] | None = None
+    needs: tuple[str, ...] = ()
+    pool_needs: tuple[str, ...] = ()
+
+
+PASSES = (
+    Pass(names.service_names),
+    Pass(names.labels),
+    Pass(names.served_name, needs=("model.uri", "model.servedName")),
+    Pass(names.pool_names),
+    Pass(names.adapter_names, needs=("adapters", "model.uri", "model.servedName")),
+    Pass(each_pool=hardware.accelerator, pool_needs=("accelerator", "parallelism")),
+    Pass(each_pool=hardware.placement, needs=("engine.name",), pool_needs=("accelerator", "parallelism", "replicas", "spot")),
+    Pass(replicas.strategies, needs=("scaling", "slo")),
+    Pass(each_pool=replicas.counts, needs=("scaling",), pool_needs=("replicas",)),
+    Pass(replicas.rollout, needs=("rollout",)),
+    Pass(weights.shape, needs=("model.uri", "model.shape", "model.servedName")),
+    Pass(weights.source, needs=("model",)),
+    Pass(weights.revision, needs=("model.uri", "model.revision")),
+    Pass(engine.version, needs=("engine.name", "engine.version")),
+    Pass(engine.image, needs=("engine.name", "engine.version", "engine.image")),
+    Pass(engine.flags, needs=("engine.name", "engine.version", "engine.args")),
+    Pass(pod.environment, needs=("engine.env",)),
+    Pass(sizing.context, needs=("model.uri", "model.shape", "engine.maxModelLen", "engine.args", "engine.version", "engine.name")),
+    Pass(each_pool=sizing.divides, needs=("model.uri", "model.shape"), pool_needs=("accelerator", "parallelism")),
+    Pass(
+        each_pool=sizing.memory,
+        needs=("model.uri", "model.shape", "engine", "adapters.limits"),
+        pool_needs=("accelerator", "parallelism"),
+    ),
+    Pass(each_pool=engine.command_line, needs=("model", "engine"), pool_needs=("parallelism",)),
+    Pass(each_pool=pod.variables, needs=("model", "engine")),
+    Pass(each_pool=pod.volumes, needs=("model", "engine"), pool_needs=("parallelism",)),
+    Pass(each_pool=pod.resources, needs=("model", "engine"), pool_needs=("accelerator", "parallelism", "resources")),
+    Pass(pod.config),
+    Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout")),
+)
+TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool, pool_needs=("accelerator", "parallelism")))
+
+
+def draft(service: ModelService, site: Site, file: str, invalid: set[Path]) -> Draft:
+    """The service with nothing decided yet; pools whose name is unsound are left out."""
+    pools = []
+    for index, pool in enumerate(service.spec.pools):
+        path: Path = ("spec", "pools", index)
+        if path not in invalid and sound(invalid, (*path, "name" if pool.name else "accelerator")):
+            pools.append(PoolDraft(pool, path, pool.name or pool.accelerator.replace(".", "-")))
+    return Draft(service.metadata, service.spec, site, file, invalid, pools)
+
+
+def run(passes: tuple[Pass, ...], work: Draft) -> Iterator[Problem]:
+    """Run what can be run; an error's path is marked, so that later passes leave it alone."""
+    for one in passes:
+        if not all(sound(work.invalid, ("spec", *need.split("."))) for need in one.needs):
+            continue
+        if one.run is not None:
+            yield from _marked(one.run(work), work)
+        if one.each_pool is not None:
+            for pool in work.pools:
+                if all(sound(work.invalid, (*pool.path, need)) for need in one.pool_needs):
+                    yield from _marked(one.each_pool(work, pool), work)
+
+
+def _marked(problems: Iterator[Problem], work: Draft) -> Iterator[Problem]:
+    for problem in problems:
+        if problem.severity is Severity.ERROR and not problem.code.startswith("AC4"):  # policy says no to what is sound
+            work.invalid.add(problem.path)
+        yield problem
+
+
+def finish(work: Draft) -> ServicePlan:
+    """The plan of a draft in which nothing is wrong."""
+    engine_spec, name = work.spec.engine, work.metadata.name
+    return ServicePlan(
+        name=name,
+        environment=work.site.environment.name,
+        namespace=work.site.environment.namespace,
+        file=work.file,
+        labels=dict(work.metadata.labels),
+        served_name=work.served_name,
+        uri=work.spec.model.uri,
+        engine=engine_spec.name,
+        engine_version=engine_spec.version,
+        image=work.image,
+        image_path=("spec", "engine", "image" if engine_spec.image else "version"),
+        command=("python3", "-m", "vllm.entrypoints.openai.api_server"),
+        port=engine.PORT,
+        service=name,
+        headless=f"{name}-headless",
+        config_map=f"{name}-engine",
+        config=dict(work.config),
+        config_hash=pod.config_hash(work),
+        pools=tuple(_pool(work, pool) for pool in work.pools),
+        decisions=tuple(work.decisions),
+    )
+
+
+def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
+    card, sized = pool.accelerator, pool.sizing
+    assert card is not None and sized is not None
+    budget = pool.spec.replicas.low >= 2
+    if not budget:
+        work.decisions.append(Decision(pool.path, "no PodDisruptionBudget", ("with one replica it would only block the draining of nodes",)))
+    return PoolPlan(
+        name=pool.name,
+        workload=pool.workload,
+        path=pool.path,
+        replicas=pool.spec.replicas.low,
+        scaled=False,
+        accelerator=card.name,
+        gpus=pool.gpus,
+        gpu_resource=card.resource,
+        node_selector=dict(pool.node_selector),
+        tolerations=pool.tolerations,
+        cpu=pool.cpu,
+        memory=pool.memory,
+        ephemeral_storage=pool.ephemeral_storage,
+        service_account=pool.workload,
+        service_account_annotations=dict(pool.spec.serviceAccount.annotations),
+        priority_class=pool.spec.priorityClass or "",
+        pull_secrets=tuple(pool.spec.imagePullSecrets),
+        arguments=pool.arguments,
+        variables=pool.variables,
+        volumes=pool.volumes,
+        prefetch=pool.prefetch,
+        startup_seconds=pool.startup_seconds,
+        progress_deadline_seconds=pool.progress_deadline_seconds,
+        propagation_seconds=pod.PROPAGATION,
+        drain_seconds=pool.drain_seconds,
+        grace_seconds=pool.grace_seconds,
+        rollout=pool.rollout or Rollout(1, 0),
+        disruption_budget=budget,
+        sizing=sized,
+        cost_per_hour=pool.cost_per_hour,
+    )

@@ -1,0 +1,204 @@
+"""The engine: its version, its image and its command line. Every flag is one that this version knows."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from aibrix_compile.catalog import engines
+from aibrix_compile.catalog.engines import Engine, Flag
+from aibrix_compile.diagnostics import Path, Problem, Severity
+from aibrix_compile.passes.draft import Draft, PoolDraft
+from aibrix_compile.plan import Argument
+
+PORT = 8000
+_ARGS: Path = ("spec", "engine", "args")
+
+OWNED = {  # flag -> the field that sets it
+    "model": "model.uri",
+    "served-model-name": "model.servedName",
+    "revision": "model.revision",
+    "load-format": "model.loading.method",
+    "model-loader-extra-config": "model.loading.method",
+    "download-dir": "model.loading",
+    "max-model-len": "engine.maxModelLen",
+    "tensor-parallel-size": "pools[].parallelism.tensor",
+    "pipeline-parallel-size": "pools[].parallelism.pipeline",
+    "data-parallel-size": "pools[].parallelism.data",
+    "nnodes": "pools[].parallelism",
+    "node-rank": "pools[].parallelism",
+    "master-addr": "pools[].parallelism",
+    "master-port": "pools[].parallelism",
+    "headless": "pools[].parallelism",
+    "enable-lora": "adapters",
+    "lora-modules": "adapters.items",
+    "max-loras": "adapters.limits.maxLoaded",
+    "max-cpu-loras": "adapters.limits.maxCached",
+    "max-lora-rank": "adapters.limits.maxRank",
+    "host": "",
+    "port": "",
+    "uds": "",
+    "root-path": "",
+    "config": "engine.args",
+    "api-key": "access",
+    "hf-token": "model.credentials",
+    "ssl-keyfile": "",
+    "ssl-certfile": "",
+    "ssl-ca-certs": "",
+}
+
+
+def version(draft: Draft) -> Iterator[Problem]:
+    """The engine of the catalog."""
+    wanted = draft.spec.engine
+    draft.engine = engines.find(wanted.name, wanted.version)
+    if draft.engine is None:
+        known = engines.versions(wanted.name)
+        right = known[-1] if len(known) == 1 else None
+        message = f"{wanted.name} {wanted.version} is not in the catalog, so its flags and metrics can not be checked"
+        yield Problem("AC207", ("spec", "engine", "version"), message, f"use one of {', '.join(known)}", fix=right)
+
+
+def image(draft: Draft) -> Iterator[Problem]:
+    """The engine's image, from the project's mirror if there is one, with the digest of the lock."""
+    assert draft.engine is not None
+    path: Path = ("spec", "engine", "image")
+    wanted, mirror = draft.spec.engine.image, draft.site.mirror
+    reference = wanted or draft.engine.image
+    draft.image = reference
+    if not reference:
+        return
+    because = []
+    if wanted is None:
+        because.append(f"the image of {draft.engine.name} {draft.engine.version} is {reference}")
+        if mirror:
+            draft.image = f"{mirror.rstrip('/')}/{reference.partition('/')[2]}"
+            because.append(f"images.mirror of the project is {mirror}")
+    locked = draft.site.lock.images.get(reference)
+    if locked and "@" not in draft.image:
+        draft.image += f"@{locked.value}"
+        because.append(f"digest from {locked.where}")
+    if because:
+        draft.decide(path, draft.image, *because)
+    yield from _image_policy(draft, path)
+
+
+def _image_policy(draft: Draft, path: Path) -> Iterator[Problem]:
+    policy, reference = draft.site.environment.policy, draft.image
+    name, _, digest = reference.partition("@")
+    last = name.rpartition("/")[2]
+    tag = last.partition(":")[2]
+    registry = name.partition("/")[0] if "." in name.partition("/")[0] or ":" in name.partition("/")[0] else "docker.io"
+    if policy.registries and not any(_within(reference if registry != "docker.io" else _full(name), allowed) for allowed in policy.registries):
+        hint = f"use an image from {' or '.join(policy.registries)}, or images.mirror of the project"
+        yield Problem("AC401", path, f"{reference} comes from {registry}, which the environment does not allow", hint)
+    if "latest-tag" in policy.forbid and not digest and tag in ("", "latest"):
+        yield Problem("AC402", path, f"{reference} means whatever is latest; the environment forbids it", "name the version's tag, best with its digest")
+    if "unpinned-image" in policy.forbid and not digest:
+        yield Problem("AC403", path, f"{reference} has no digest, which the environment demands", "append @sha256:..., or lock it in aibrix.lock")
+
+
+def _full(name: str) -> str:
+    return name if name.startswith("docker.io/") else f"docker.io/{name}"
+
+
+def _within(reference: str, allowed: str) -> bool:
+    allowed = allowed.rstrip("/")
+    return reference.startswith((allowed + "/", allowed + ":", allowed + "@")) or reference == allowed
+
+
+def flags(draft: Draft) -> Iterator[Problem]:
+    """engine.args as words, each checked against the flags of this version."""
+    assert draft.engine is not None
+    settings: dict[str, str] = {}
+    for key, value in draft.spec.engine.args.items():
+        path = (*_ARGS, key)
+        flag = draft.engine.flags.get(key)
+        if flag is None:
+            yield _unknown(draft.engine, key, path)
+            continue
+        if (owner := OWNED.get(flag.name)) is not None:
+            yield _owned(flag.name, owner, path)
+            continue
+        text = _text(value)
+        if reason := flag.check(text):
+            yield Problem("AC210", path, f"--{flag.name}: {reason}", f"its values: {', '.join(flag.choices)}" if flag.choices else "")
+            continue
+        if flag.deprecated:
+            yield Problem("AC211", path, f"--{flag.name} is deprecated in {draft.engine.name} {draft.engine.version}", "", severity=Severity.WARNING, at_key=True)
+        settings[flag.name] = text
+    draft.settings = settings
+
+
+def _owned(flag: str, owner: str, path: Path) -> Problem:
+    hint = f"remove it; {owner} sets it" if owner else "remove it; probes, Services and the gateway rely on it"
+    return Problem("AC209", path, f"--{flag} belongs to the compiler", hint, at_key=True)
+
+
+def _unknown(engine: Engine, key: str, path: Path) -> Problem:
+    plain = key.lstrip("-").replace("_", "-")
+    near = [plain] if plain in engine.flags else difflib.get_close_matches(plain, list(engine.flags), 1, 0.7)
+    if renamed := engine.renamed.get(plain):
+        near, hint = [], f"it is now {renamed}" if renamed in engine.flags else renamed
+    elif plain.startswith("no-") and plain[3:] in engine.flags:
+        near, hint = [], f"write {plain[3:]}: false"
+    else:
+        hint = f"did you mean {near[0]}?" if near else f"`{engine.name} serve --help` of this version lists its flags"
+    return Problem("AC208", path, f"{engine.name} {engine.version} has no flag --{plain}", hint, fix=near[0] if near else None, at_key=True)
+
+
+def _text(value: Any) -> str:
+    """A value of engine.args as the word on the command line: mappings are JSON, lists are separated by commas."""
+    if isinstance(value, dict):
+        return json.dumps(_json(value), separators=(",", ":"))
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return str(value)
+
+
+def _json(value: Any) -> Any:
+    """Free text of a JSON flag: what reads as JSON is JSON, the rest is text."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if type(value) is str:  # written in quotes
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return str(value)
+
+
+def command_line(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """The arguments of one pool, in a fixed order: ours, then the model owner's by name."""
+    assert draft.engine is not None and draft.shape is not None
+    spec = draft.spec
+    model: Path = ("spec", "model", "uri")
+    words = [
+        Argument(f"--model={draft.model_argument}", model),
+        Argument(f"--served-model-name={draft.served_name}", ("spec", "model", "servedName")),
+        Argument(f"--port={PORT}", ("spec", "engine", "name")),
+    ]
+    if draft.revision and draft.model_argument and not draft.model_argument.startswith("/"):
+        words.append(Argument(f"--revision={draft.revision}", ("spec", "model", "revision")))
+    if spec.model.uri.startswith(("s3://", "gs://")):
+        words.append(Argument("--load-format=runai_streamer", model))
+    length = spec.engine.maxModelLen or draft.shape.max_model_len
+    words.append(Argument(f"--max-model-len={length}", ("spec", "engine", "maxModelLen")))
+    parallel = pool.spec.parallelism
+    for flag, count in (("tensor", parallel.tensor), ("pipeline", parallel.pipeline), ("data", parallel.data)):
+        if count > 1:
+            words.append(Argument(f"--{flag}-parallel-size={count}", (*pool.path, "parallelism", flag)))
+    for name, text in sorted(draft.settings.items()):
+        words.append(Argument(_word(draft.engine.flags[name], text), (*_ARGS, name)))
+    pool.arguments = tuple(words)
+    yield from ()
+
+
+def _word(flag: Flag, text: str) -> str:
+    if flag.kind == "bool":
+        return f"--{flag.name}" if text == "true" else f"--no-{flag.name}"
+    return f"--{flag.name}={text}"

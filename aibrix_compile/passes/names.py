@@ -1,0 +1,113 @@
+"""Names: what things are called, that they fit into Kubernetes' limits, and that no two things share one."""
+
+from collections.abc import Iterator
+
+from aibrix_compile.diagnostics import Path, Problem
+from aibrix_compile.passes.draft import Draft, PoolDraft
+
+LONGEST = 63  # a label value, a Service's name and a pod's host name
+_HEADLESS = "-headless"
+RESERVED_LABELS = ("serving.aibrix.ai/", "app.kubernetes.io/", "kubernetes.io/", "k8s.io/", "argocd.argoproj.io/")
+_NAME: Path = ("metadata", "name")
+
+
+def service_names(draft: Draft) -> Iterator[Problem]:
+    """The service's name and the objects that are named after it."""
+    name = draft.metadata.name
+    application = f"{draft.site.environment.name}-{name}" if draft.site.environment.argocd else ""
+    for derived, what in ((name + _HEADLESS, "Service"), (application, "Argo CD Application")):
+        if len(derived) > LONGEST:
+            yield Problem(
+                "AC204",
+                _NAME,
+                f'the {what} would be called "{derived}", {len(derived)} characters; {LONGEST} are allowed',
+                f"shorten the name by {len(derived) - LONGEST}",
+            )
+            return
+
+
+def labels(draft: Draft) -> Iterator[Problem]:
+    """Labels of the model owner must not be those that selectors and tools rely on."""
+    for key, value in draft.metadata.labels.items():
+        path: Path = ("metadata", "labels", key)
+        prefix, _, tail = key.rpartition("/")
+        if f"{prefix}/".endswith(RESERVED_LABELS) and prefix:
+            yield Problem("AC220", path, f'the label "{key}" is not free', "use a prefix of your own, or none", at_key=True)
+        elif not _label(tail, 63) or (prefix and not _label(prefix, 253)) or not tail:
+            yield Problem("AC220", path, f'"{key}" is no label that Kubernetes takes', "use letters, digits, - _ and .", at_key=True)
+        elif not _label(value, 63):
+            yield Problem("AC220", path, f'"{value}" is no label value that Kubernetes takes', "use at most 63 letters, digits, - _ and .")
+
+
+def served_name(draft: Draft) -> Iterator[Problem]:
+    """What clients send as `model`."""
+    model = draft.spec.model
+    draft.served_name = model.servedName or model.uri.rstrip("/").rpartition("/")[2]
+    if model.servedName is None:
+        draft.decide(("spec", "model", "servedName"), draft.served_name, f"the last part of {model.uri}")
+    yield from ()
+
+
+def pool_names(draft: Draft) -> Iterator[Problem]:
+    """Each pool's workload; two pools of one name would be one workload."""
+    first: dict[str, PoolDraft] = {}
+    for pool in draft.pools:
+        path = (*pool.path, "name" if pool.spec.name else "accelerator")
+        if pool.name in first:
+            yield Problem(
+                "AC203",
+                path,
+                f'two pools are named "{pool.name}"',
+                "give one of them another name",
+                related=(((*first[pool.name].path, "name"), "the other one"),),
+            )
+            continue
+        first[pool.name] = pool
+        pool.workload = f"{draft.metadata.name}-{pool.name}"
+        if pool.spec.name is None:
+            draft.decide((*pool.path, "name"), pool.name, "the accelerator's")
+        if len(pool.workload) > LONGEST:
+            over = len(pool.workload) - LONGEST
+            yield Problem(
+                "AC204",
+                path,
+                f'the workload would be called "{pool.workload}", {len(pool.workload)} characters; {LONGEST} are allowed',
+                f"shorten the name of the pool or of the service by {over}",
+            )
+
+
+def adapter_names(draft: Draft) -> Iterator[Problem]:
+    """Adapters and the base model share one name space: the request's `model`. Ranks stay within the limit."""
+    adapters = draft.spec.adapters
+    first: dict[str, int] = {}
+    for index, item in enumerate(adapters.items if adapters else ()):
+        path: Path = ("spec", "adapters", "items", index)
+        if item.name == draft.served_name:
+            yield Problem(
+                "AC216",
+                (*path, "name"),
+                f'the adapter is named like the base model, "{item.name}"',
+                "rename the adapter: a request could not tell them apart",
+                related=((("spec", "model", "servedName"), "the base model's name"),),
+            )
+        elif item.name in first:
+            other: Path = ("spec", "adapters", "items", first[item.name], "name")
+            yield Problem("AC203", (*path, "name"), f'two adapters are named "{item.name}"', "rename or remove one", related=((other, "the other one"),))
+        first.setdefault(item.name, index)
+        locked = draft.site.lock.adapters.get(item.uri)
+        rank = item.rank or (locked.rank if locked else None)
+        limit = adapters.limits.maxRank if adapters else 0
+        if rank is not None and rank > limit:
+            source = "" if item.rank else f" (read from {locked.where if locked else ''})"
+            yield Problem(
+                "AC212",
+                (*path, "rank" if item.rank else "name"),
+                f'adapter "{item.name}" has rank {rank}{source}, but the service allows rank {limit}',
+                f"set adapters.limits.maxRank: {next((r for r in (1, 8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), 512)}",
+                related=((("spec", "adapters", "limits", "maxRank"), "the limit is set here"),),
+            )
+
+
+def _label(text: str, longest: int) -> bool:
+    inner = text.replace("-", "a").replace("_", "a").replace(".", "a")
+    return len(text) <= longest and inner.isalnum() and inner.isascii() and text[0].isalnum() and text[-1].isalnum()

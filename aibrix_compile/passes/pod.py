@@ -1,0 +1,199 @@
+"""The pod: its disk, its environment, its share of the node, and how long it takes to start and to stop.
+
+A replica is stopped in this order: it leaves the Service's endpoints; the preStop hook waits until that is known everywhere
+and until no request is running or waiting; then the engine gets SIGTERM. The grace period covers the longest answer.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from aibrix_compile.diagnostics import Path, Problem
+from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
+from aibrix_compile.passes.engine import PORT
+from aibrix_compile.passes.hardware import MOCK
+from aibrix_compile.passes.weights import MODEL_FOLDER
+from aibrix_compile.plan import Prefetch, Variable, Volume
+
+SCRATCH = "/scratch"
+CONFIG_FOLDER = "/etc/aibrix"
+DRAIN = "drain.py"
+_GIB = 2**30
+PROPAGATION = 15  # seconds until endpoints, proxies and DNS have forgotten a pod that terminates
+_MARGIN = 15  # seconds for the engine to exit after SIGTERM
+_READ = 100e6  # bytes per second that a store or disk gives at worst while weights are read
+_WARM_UP = 240  # seconds: imports, compilation, graph capture, profiling run
+_PULL = 600  # seconds to pull a 10 GB image
+_ROOM = 20 * _GIB  # disk for compile caches, temporary files and logs
+_SHARE = 0.8  # of a node's CPU and memory; the rest is the system's and the daemons'
+
+DRAIN_SCRIPT = f'''"""Wait until this replica has no request left; run by the kubelet before it stops the engine."""
+import sys, time, urllib.request
+
+propagation, limit = float(sys.argv[1]), float(sys.argv[2])
+start, idle = time.monotonic(), 0
+time.sleep(propagation)  # new requests still come until everybody knows that the pod leaves
+while time.monotonic() - start < limit and idle < 2:
+    try:
+        page = urllib.request.urlopen("http://127.0.0.1:{PORT}/metrics", timeout=5).read().decode()
+    except OSError:
+        break  # the engine is gone
+    rows = [row for row in page.splitlines() if row.startswith(("vllm:num_requests_running", "vllm:num_requests_waiting"))]
+    busy = sum(float(row.rsplit(None, 1)[1]) for row in rows if "_by_reason" not in row)
+    idle = 0 if busy else idle + 1
+    time.sleep(1)
+'''
+
+_FETCH = """import sys
+from huggingface_hub import snapshot_download
+snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])
+"""
+
+_OWNED = {"HOME", "USER", "LOGNAME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "VLLM_NO_USAGE_STATS", "TRITON_CACHE_DIR"}
+_OWNED |= {"TORCHINDUCTOR_CACHE_DIR", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+
+
+def environment(draft: Draft) -> Iterator[Problem]:
+    """engine.env: each variable is text or comes from a Secret, and is not one that the pod relies on."""
+    for name, wanted in draft.spec.engine.env.items():
+        path: Path = ("spec", "engine", "env", name)
+        if not name.replace("_", "a").isalnum() or not name.isascii() or name[0].isdigit():
+            yield Problem("AC215", path, f'"{name}" is no name of an environment variable', "use letters, digits and _", at_key=True)
+        elif name in _OWNED:
+            yield Problem("AC215", path, f"{name} belongs to the compiler", "remove it", at_key=True)
+        elif (wanted.value is None) == (wanted.secret is None) or (wanted.key is not None and wanted.secret is None):
+            yield Problem("AC215", path, f"{name} has not exactly one source", "write its text, or {secret: name, key: entry}")
+        elif wanted.secret is not None and wanted.key is None:
+            yield Problem("AC215", path, f"{name} does not say which entry of the Secret it is", "add key: the entry's name")
+
+
+def variables(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """What the engine finds in its environment: everything writable lies on the scratch volume."""
+    ours: Path = ("spec", "engine")
+    fixed = {
+        "HOME": SCRATCH,
+        "USER": "engine",  # the image knows no user 1000, and torch asks for its name
+        "LOGNAME": "engine",
+        "TMPDIR": "/tmp",
+        "XDG_CACHE_HOME": f"{SCRATCH}/cache",
+        "HF_HOME": f"{SCRATCH}/huggingface",
+        "VLLM_CACHE_ROOT": f"{SCRATCH}/vllm",
+        "TRITON_CACHE_DIR": f"{SCRATCH}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    found = [Variable(name, ours, value) for name, value in fixed.items()]
+    found += _credentials(draft)
+    for name, wanted in sorted(draft.spec.engine.env.items()):
+        found.append(Variable(name, (*ours, "env", name), wanted.value or "", wanted.secret or "", wanted.key or ""))
+    pool.variables = tuple(found)
+    yield from ()
+
+
+def _credentials(draft: Draft) -> list[Variable]:
+    model, path = draft.spec.model, ("spec", "model", "credentials")
+    scheme = model.uri.partition("://")[0]
+    found = []
+    if scheme == "hf" and model.credentials is not None:
+        found.append(Variable("HF_TOKEN", path, secret=model.credentials.secret, key=model.credentials.key))
+    if scheme == "s3":
+        if (secret := model.credentials) is not None:
+            found += [Variable(name, path, secret=secret.secret, key=name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+        if (site := draft.site.environment.storage.s3) is not None:
+            found.append(Variable("AWS_ENDPOINT_URL", ("spec", "model", "uri"), site.endpoint))
+            if site.region is not None:
+                found.append(Variable("AWS_DEFAULT_REGION", ("spec", "model", "uri"), site.region))
+    return found
+
+
+def volumes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """Disk: a scratch volume for all that is written, the model's folder, shared memory, the scripts."""
+    model = draft.spec.model
+    ours: Path = ("spec", "engine")
+    on_disk = int(draft.weight_bytes * 1.1)
+    engine_keeps = model.uri.startswith("hf://") and model.loading.method == "engine" and draft.spec.engine.name != MOCK
+    scratch = _ROOM + (on_disk if engine_keeps else 0)
+    found = [
+        Volume("scratch", "scratch", SCRATCH, ours, size=_round(scratch)),
+        Volume("tmp", "scratch", "/tmp", ours, size=4 * _GIB),
+        Volume("config", "config", CONFIG_FOLDER, ours, source=f"{draft.metadata.name}-engine", read_only=True),
+    ]
+    if pool.gpus > 1:
+        found.append(Volume("shm", "memory", "/dev/shm", (*pool.path, "parallelism"), size=4 * _GIB))
+    if model.uri.startswith("pvc://"):
+        claim = model.uri.partition("://")[2].partition("/")[0]
+        found.append(Volume("model", "claim", MODEL_FOLDER, ("spec", "model", "uri"), source=claim, read_only=True))
+    elif model.loading.method == "download" and draft.spec.engine.name != MOCK:
+        found.append(Volume("model", "scratch", MODEL_FOLDER, ("spec", "model", "loading", "method"), size=_round(on_disk)))
+        command = ("python3", "-c", _FETCH, model.uri.partition("://")[2], draft.revision, MODEL_FOLDER)
+        keep = {"HOME", "USER", "LOGNAME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "HF_TOKEN"}
+        pool.prefetch = Prefetch(command, tuple(v for v in pool.variables if v.name in keep))
+    pool.volumes = tuple(found)
+    yield from ()
+
+
+def config(draft: Draft) -> Iterator[Problem]:
+    """Files that pods mount; their hash is the only thing of a ConfigMap that restarts a pod."""
+    draft.config = {DRAIN: DRAIN_SCRIPT}
+    yield from ()
+
+
+def config_hash(draft: Draft) -> str:
+    text = "\0".join(f"{name}\0{content}" for name, content in sorted(draft.config.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resources(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """CPU, memory and disk of one replica: as written, else the GPUs' share of their node."""
+    card, wanted = pool.accelerator, pool.spec.resources
+    assert card is not None
+    path = (*pool.path, "resources")
+    if draft.spec.engine.name == MOCK:
+        cpu, memory, because = 1000, _GIB, "the mock engine needs little"
+    else:
+        cpu = max(1000, int(pool.gpus * card.cpu_per_gpu * _SHARE) * 1000)
+        memory = max(_GIB, int(pool.gpus * card.host_memory_gib_per_gpu * _SHARE) * _GIB)
+        because = f"{_SHARE:.0%} of what a node of {card.name} has for {pool.gpus} of its {card.gpus_per_node} GPUs"
+    pool.cpu, pool.memory = wanted.cpu or cpu, wanted.memory or memory
+    disk = sum(v.size for v in pool.volumes if v.kind == "scratch")
+    pool.ephemeral_storage = wanted.ephemeralStorage or disk + 2 * _GIB
+    if wanted.cpu is None:
+        draft.decide((*path, "cpu"), f"{cpu / 1000:g}", because)
+    if wanted.memory is None:
+        draft.decide((*path, "memory"), size_text(memory), because)
+    if wanted.ephemeralStorage is None:
+        draft.decide((*path, "ephemeralStorage"), size_text(pool.ephemeral_storage), "the scratch volumes and 2 GiB for logs")
+    elif wanted.ephemeralStorage < disk:
+        message = f"{size_text(wanted.ephemeralStorage)} of local disk are less than the {size_text(disk)} that the pod keeps there"
+        yield Problem("AC301", (*path, "ephemeralStorage"), message, f"write at least {math.ceil(disk / _GIB)}Gi")
+    shared = sum(v.size for v in pool.volumes if v.kind == "memory")
+    if pool.memory <= shared:
+        message = f"{size_text(pool.memory)} of memory are not more than the {size_text(shared)} of shared memory in it"
+        yield Problem("AC301", (*path, "memory"), message, f"write at least {math.ceil(shared / _GIB) * 2}Gi")
+
+
+def times(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """Start-up: weights at 100 MB/s and warm-up. Stop: the longest answer and what surrounds it."""
+    read = 0 if draft.spec.engine.name == MOCK else draft.weight_bytes / _READ
+    pool.startup_seconds = _tens(_WARM_UP + read)
+    pool.progress_deadline_seconds = math.ceil((pool.startup_seconds + read * (pool.prefetch is not None) + _PULL) / 60) * 60
+    answer = math.ceil(draft.spec.routing.timeout / 1000)
+    pool.drain_seconds = PROPAGATION + answer
+    pool.grace_seconds = pool.drain_seconds + _MARGIN
+    name = PurePosixPath(draft.model_argument).name
+    draft.decide(
+        pool.path,
+        f"{pool.startup_seconds} s to start, {pool.grace_seconds} s to stop",
+        f"start: {_WARM_UP} s to warm up, {read:.0f} s to read {name} at 100 MB/s",
+        f"stop: {PROPAGATION} s to leave the endpoints, {answer} s for the longest answer (routing.timeout), {_MARGIN} s to exit",
+    )
+    yield from ()
+
+
+def _round(size: int) -> int:
+    return math.ceil(size / _GIB) * _GIB
+
+
+def _tens(seconds: float) -> int:
+    return math.ceil(seconds / 10) * 10

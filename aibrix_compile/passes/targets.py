@@ -1,0 +1,62 @@
+"""What the language has and no backend compiles yet: `build` refuses it, so nothing is accepted and ignored.
+
+`check` validates the whole language and does not run these.
+"""
+
+from collections.abc import Iterator
+
+from aibrix_compile.diagnostics import Path, Problem
+from aibrix_compile.passes.draft import Draft, PoolDraft
+from aibrix_compile.spec.base import Model
+
+_SERVICE = {  # path below spec -> what is missing
+    "adapters": "adapter sets",
+    "access": "the gateway, which checks who calls,",
+    "slo": "alerts and scaling by objective",
+    "workload": "the simulation of a workload",
+    "monitoring": "monitoring",
+    "model.loading.cache": "cached weights",
+}
+
+
+def unbuilt(draft: Draft) -> Iterator[Problem]:
+    """Every field that is explicitly set and that nothing would act on."""
+    for dotted, what in _SERVICE.items():
+        if (path := _set(draft.spec, dotted)) is not None:
+            yield _refuse(path, what)
+    scaling = draft.spec.scaling
+    if scaling is not None and (scaling.strategy.name != "none" or scaling.model_fields_set - {"strategy"}):
+        yield _refuse(("spec", "scaling"), "scaling by anything but Git")
+    for name in draft.spec.routing.model_fields_set:
+        yield _refuse(("spec", "routing", name), "the gateway")
+    if draft.spec.model.loading.method == "stream":
+        yield _refuse(("spec", "model", "loading", "method"), "the stream loader")
+    if draft.spec.engine.name == "mock" and draft.spec.engine.image is None:
+        yield Problem("AC502", ("spec", "engine", "name"), "the mock engine has no published image yet", "set engine.image to one that you built")
+
+
+def unbuilt_pool(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """The same for one pool; replicas over several nodes need LeaderWorkerSet."""
+    if pool.spec.role != "serve":
+        yield _refuse((*pool.path, "role"), "a hand-off of KV cache between prefill and decode")
+    if pool.spec.template:
+        yield _refuse((*pool.path, "template"), "merging into the pod template")
+    if pool.gpus > pool.gpus_per_node and pool.accelerator is not None:
+        message = f"one replica takes {pool.gpus} GPUs, a node of {pool.accelerator.name} has {pool.gpus_per_node}; replicas over several nodes are not compiled yet"
+        yield Problem("AC503", (*pool.path, "parallelism"), message, f"stay within {pool.gpus_per_node} GPUs, or use a larger accelerator")
+
+
+def _set(spec: Model, dotted: str) -> Path | None:
+    """The path of a field below spec if the spec sets it."""
+    node: object = spec
+    steps = dotted.split(".")
+    for step in steps:
+        if not isinstance(node, Model) or step not in node.model_fields_set:
+            return None
+        node = getattr(node, step)
+    return ("spec", *steps)
+
+
+def _refuse(path: Path, what: str) -> Problem:
+    name = ".".join(str(step) for step in path[1:] if isinstance(step, str))
+    return Problem("AC501", path, f"{name} is valid, but {what} is not compiled yet", f"remove {path[-1]} to build; nothing would act on it", at_key=True)

@@ -1,0 +1,175 @@
+"""The plan: everything that is decided before the cluster, resolved - no default is left to be filled in, no name to be made.
+
+Passes build it, backends turn it into objects, `explain` and later the simulator read it. It is frozen and is plain data:
+`build --plan json` prints it. Memory is in bytes, time in seconds, CPU in millicores; `path` is where in the spec a part
+came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aibrix_compile.diagnostics import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A value that nobody wrote down, and why it is what it is: one line of arithmetic or reason each."""
+
+    path: Path
+    value: str
+    because: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One word of the engine's command line."""
+
+    text: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An environment variable: `value`, or the entry `key` of Secret `secret`."""
+
+    name: str
+    path: Path
+    value: str = ""
+    secret: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """`kind` is scratch (local disk), memory, claim (a PersistentVolumeClaim) or config (a ConfigMap); `size` in bytes, 0 = unbounded."""
+
+    name: str
+    kind: str
+    mount: str
+    path: Path
+    source: str = ""
+    size: int = 0
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """The init container that fetches weights before the engine starts."""
+
+    command: tuple[str, ...]
+    variables: tuple[Variable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Memory of one GPU, bytes. `kv_room` is what is left for the KV cache; `sequences` of full length fit in it."""
+
+    memory: int
+    utilization: float
+    weights: int
+    activation: int
+    adapters: int
+    overhead: int
+    kv_room: int
+    kv_per_sequence: int
+    max_model_len: int
+    sequences: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    max_unavailable: int | str
+    max_surge: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """Identical replicas on one accelerator: one workload."""
+
+    name: str
+    workload: str
+    path: Path
+    replicas: int
+    scaled: bool
+    accelerator: str
+    gpus: int
+    gpu_resource: str
+    node_selector: Mapping[str, str]
+    tolerations: tuple[Mapping[str, Any], ...]
+    cpu: int
+    memory: int
+    ephemeral_storage: int
+    service_account: str
+    service_account_annotations: Mapping[str, str]
+    priority_class: str
+    pull_secrets: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    variables: tuple[Variable, ...]
+    volumes: tuple[Volume, ...]
+    prefetch: Prefetch | None
+    startup_seconds: int
+    progress_deadline_seconds: int
+    propagation_seconds: int
+    drain_seconds: int
+    grace_seconds: int
+    rollout: Rollout
+    disruption_budget: bool
+    sizing: Sizing
+    cost_per_hour: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """One ModelService in one environment. `file` is its source, relative to the project's folder."""
+
+    name: str
+    environment: str
+    namespace: str
+    file: str
+    labels: Mapping[str, str]
+    served_name: str
+    uri: str
+    engine: str
+    engine_version: str
+    image: str
+    image_path: Path
+    command: tuple[str, ...]
+    port: int
+    service: str
+    headless: str
+    config_map: str
+    config: Mapping[str, str]
+    config_hash: str
+    pools: tuple[PoolPlan, ...]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArgoTarget:
+    """Where Argo CD finds the manifests of an environment and where it syncs them to; one of server and cluster is set."""
+
+    repo_url: str
+    target_revision: str
+    path: str
+    project: str
+    namespace: str
+    server: str
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentPlan:
+    name: str
+    namespace: str
+    kubernetes: str
+    argocd: ArgoTarget | None
+    services: tuple[ServicePlan, ...]
+
+
+def as_data(plan: Any) -> Any:
+    """The plan as JSON data."""
+    return dataclasses.asdict(plan)
