@@ -55,12 +55,16 @@ class Compilation:
         if environment and environment not in names and self.workspace.project is not None:
             names.append(environment)
 
-    def add_problem(self, problem: Problem, document: Document, environment: str = "", others: Sequence[Related] = ()) -> None:
+    def add_problem(
+        self, problem: Problem, document: Document, environment: str = "", others: Sequence[Related] = ()
+    ) -> None:
         span = locate(document, problem.path, problem.at_key)
         related = tuple(Related(locate(document, path), message) for path, message in problem.related)
         fix = Fix(span, problem.fix) if problem.fix is not None else None
         shown = tuple(r for r in (*related, *others) if r.span != span)
-        self.add(Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint, fix, shown), environment)
+        self.add(
+            Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint, fix, shown), environment
+        )
 
 
 def compile_workspace(
@@ -87,7 +91,9 @@ def compile_workspace(
                 progress(done, total)
         drafts = result.drafts.get(environment.name, [])
         for finding in (*fleet.names(drafts), *fleet.tenants(drafts), *fleet.gpus(drafts)):
-            others = [Related(locate(_document(result, draft), path), message) for draft, path, message in finding.others]
+            others = [
+                Related(locate(_document(result, draft), path), message) for draft, path, message in finding.others
+            ]
             finding.draft.invalid.add(finding.problem.path)
             result.add_problem(finding.problem, _document(result, finding.draft), environment.name, others)
     for diagnostic in workspace.diagnostics:
@@ -136,7 +142,13 @@ def _plan(environment: Environment, services: Sequence[ServicePlan]) -> Environm
     if (wanted := environment.argocd) is not None:
         to = wanted.destination
         target = ArgoTarget(
-            wanted.repoURL, wanted.targetRevision, wanted.path, wanted.project, wanted.namespace, to.server or "", to.name or ""
+            wanted.repoURL,
+            wanted.targetRevision,
+            wanted.path,
+            wanted.project,
+            wanted.namespace,
+            to.server or "",
+            to.name or "",
         )
     return EnvironmentPlan(environment.name, environment.namespace, environment.kubernetes, target, tuple(services))
 
@@ -177,7 +189,9 @@ def _keep_selected(result: Compilation) -> None:
         if value[0].span.file in files or any(related.span.file in files for related in value[0].related)
     }
     result.artifacts = [a for a in result.artifacts if {s.service for s in a.sources.values()} & kept]
-    result.plans = [dataclasses.replace(p, services=tuple(s for s in p.services if s.name in kept)) for p in result.plans]
+    result.plans = [
+        dataclasses.replace(p, services=tuple(s for s in p.services if s.name in kept)) for p in result.plans
+    ]
 
 
 def _files(node: object) -> set[str]:

@@ -46,7 +46,9 @@ def value(result: Compilation, file: str, path: Path) -> Iterator[str]:
         for draft in drafts:
             if draft.file == file:
                 document = result.documents[environment, f"{draft.file}\0{draft.metadata.name}"]
-                answers.setdefault(tuple(_value(draft, document, path)), []).append(f"{draft.metadata.name} in {environment}")
+                answers.setdefault(tuple(_value(draft, document, path)), []).append(
+                    f"{draft.metadata.name} in {environment}"
+                )
     if not answers:
         raise UsageError(f"{file} holds no ModelService that could be read; `aibrix-compile check {file}` says why")
     for lines, places in answers.items():

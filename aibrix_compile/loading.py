@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aibrix_compile.catalog import models
 from aibrix_compile.diagnostics import CompileError, Diagnostic, Severity, UsageError
@@ -79,21 +80,35 @@ class Workspace:
     def expand(self, pattern: str, place: Place, base: Path) -> list[Path]:
         """The files that `pattern` names, sorted; none is a finding, and so is one outside the project's folder."""
         parts = Path(pattern).parts
-        if not parts or Path(pattern).is_absolute() or "**" in parts and parts.count("**") > 1:
-            self.report("AC124", place, f'"{pattern}" is no path inside the project', "write a path relative to this file's folder")
+        if not parts or Path(pattern).is_absolute() or parts.count("**") > 1:
+            self.report(
+                "AC124",
+                place,
+                f'"{pattern}" is no path inside the project',
+                "write a path relative to this file's folder",
+            )
             return []
         start = base
         while parts and parts[0] == "..":
             start, parts = start.parent, parts[1:]
         if not start.resolve().is_relative_to(self.root) or ".." in parts:
-            self.report("AC124", place, f'"{pattern}" leaves the project\'s folder', "keep the files of a project in its folder")
+            self.report(
+                "AC124", place, f'"{pattern}" leaves the project\'s folder', "keep the files of a project in its folder"
+            )
             return []
         found = sorted(p for p in start.glob("/".join(parts)) if p.is_file()) if parts else []
         if outside := [p for p in found if not p.resolve().is_relative_to(self.root)]:
-            self.report("AC124", place, f'"{pattern}" leads out of the project\'s folder through {outside[0].name}', "remove the link")
+            self.report(
+                "AC124",
+                place,
+                f'"{pattern}" leads out of the project\'s folder through {outside[0].name}',
+                "remove the link",
+            )
             return []
         if not found:
-            self.report("AC120", place, f'"{pattern}" matches no file', f"patterns are relative to {self.name(base) or '.'}")
+            self.report(
+                "AC120", place, f'"{pattern}" matches no file', f"patterns are relative to {self.name(base) or '.'}"
+            )
         return found
 
     def merged(self, service: Document, environment: str) -> Document:
@@ -130,7 +145,12 @@ class Workspace:
             value = document.value
             found = value.get("adapters") if isinstance(value, Map) and len(value) == 1 else None
             if not isinstance(found, Seq):
-                self.report("AC125", document.place, "an included file holds one list: adapters", "write adapters: [{name: ..., uri: ...}]")
+                self.report(
+                    "AC125",
+                    document.place,
+                    "an included file holds one list: adapters",
+                    "write adapters: [{name: ..., uri: ...}]",
+                )
                 continue
             for item, item_place in zip(found, found.at, strict=True):
                 items.put(item, item_place)
@@ -146,7 +166,12 @@ class Workspace:
                 config = json.loads(read(path, self.name(path)).text)
                 sizes = models.from_config(config if isinstance(config, dict) else {})
             except KeyError as missing:
-                self.report("AC125", place, f"{self.name(path)} has no {missing.args[0]}", "use the model's own config.json, or write the sizes here")
+                self.report(
+                    "AC125",
+                    place,
+                    f"{self.name(path)} has no {missing.args[0]}",
+                    "use the model's own config.json, or write the sizes here",
+                )
                 continue
             except (ValueError, RecursionError, CompileError):
                 self.report("AC125", place, f"{self.name(path)} is no JSON", "use the model's own config.json")
@@ -167,14 +192,18 @@ def load(paths: Sequence[Path], cwd: Path) -> Workspace:
     starts = [(cwd / path).resolve() for path in paths] or [cwd.resolve()]
     projects = {_project_above(start) for start in starts}
     if len(projects) > 1:
-        raise UsageError("the paths belong to different projects: " + ", ".join(sorted(str(p or "none") for p in projects)))
+        raise UsageError(
+            "the paths belong to different projects: " + ", ".join(sorted(str(p or "none") for p in projects))
+        )
     (project_file,) = projects
     if project_file is None:
-        workspace = Workspace(root=cwd.resolve() if all(s.is_relative_to(cwd.resolve()) for s in starts) else _common(starts))
+        workspace = Workspace(root=_common(starts))  # not the current folder: output does not depend on it
         for start in starts:
             _find_services(workspace, start)
         if not workspace.services and not workspace.diagnostics:
-            raise UsageError(f"no ModelService in {', '.join(str(p) for p in paths) or 'this folder'}; `aibrix-compile init` writes a first one")
+            raise UsageError(
+                f"no ModelService in {', '.join(str(p) for p in paths) or 'this folder'}; `aibrix-compile init` writes a first one"
+            )
         return workspace
     workspace = Workspace(root=project_file.parent)
     _read_project(workspace, project_file)
@@ -208,7 +237,11 @@ def _find_services(workspace: Workspace, start: Path) -> None:
         _add_services(workspace, workspace.documents(start))
         return
     for path in _yaml_files(start):
-        ours = [d for d in workspace.documents(path, quiet=True) if isinstance(d.value, Map) and d.value.get("kind") == "ModelService"]
+        ours = [
+            d
+            for d in workspace.documents(path, quiet=True)
+            if isinstance(d.value, Map) and d.value.get("kind") == "ModelService"
+        ]
         _add_services(workspace, ours)
 
 
@@ -232,7 +265,12 @@ def _add_services(workspace: Workspace, documents: Iterable[Document]) -> None:
         else:
             place = document.value.at["kind"] if isinstance(document.value, Map) else document.place
             found = f"kind {kind}" if isinstance(kind, str) else "no mapping"
-            workspace.report("AC108", place, f"a ModelService is expected, not {found}", "write kind: ModelService, or leave this file out")
+            workspace.report(
+                "AC108",
+                place,
+                f"a ModelService is expected, not {found}",
+                "write kind: ModelService, or leave this file out",
+            )
 
 
 def _read_project(workspace: Workspace, file: Path) -> None:
@@ -245,7 +283,13 @@ def _read_project(workspace: Workspace, file: Path) -> None:
     decoded = decode(Project, document.value)
     for problem in decoded.problems:
         workspace.diagnostics.append(
-            Diagnostic(problem.code, problem.severity, problem.message, locate(document, problem.path, problem.at_key), problem.hint)
+            Diagnostic(
+                problem.code,
+                problem.severity,
+                problem.message,
+                locate(document, problem.path, problem.at_key),
+                problem.hint,
+            )
         )
     if decoded.model is None:
         return
@@ -265,7 +309,11 @@ def _read_project(workspace: Workspace, file: Path) -> None:
         usable.append(environment)
         if environment.overlays:
             written = document.value["spec"]["environments"][index]["overlays"]
-            found = [p for pattern, place in zip(written, written.at, strict=True) for p in workspace.expand(pattern, place, workspace.root)]
+            found = [
+                p
+                for pattern, place in zip(written, written.at, strict=True)
+                for p in workspace.expand(pattern, place, workspace.root)
+            ]
             workspace.overlays[environment.name] = list(_overlays(workspace, found, names))
     workspace.environments = tuple(usable)
 
@@ -280,12 +328,19 @@ def _overlays(workspace: Workspace, files: Sequence[Path], names: set[str | None
             decoded = decode(ModelService, alone, partial=True)
             for problem in decoded.problems:
                 span = locate(Document(alone, document.place), problem.path, problem.at_key)
-                workspace.diagnostics.append(Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint))
+                workspace.diagnostics.append(
+                    Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint)
+                )
             if decoded.model is None:
                 continue
             name = service_name(document)
             if name is None:
-                workspace.report("AC102", document.place, "metadata.name says which service an overlay changes", "add metadata: {name: ...}")
+                workspace.report(
+                    "AC102",
+                    document.place,
+                    "metadata.name says which service an overlay changes",
+                    "add metadata: {name: ...}",
+                )
             elif name not in names:
                 place = document.value["metadata"].at["name"]
                 known = ", ".join(sorted(n for n in names if n)) or "none"
@@ -297,7 +352,9 @@ def _overlays(workspace: Workspace, files: Sequence[Path], names: set[str | None
 def _read_lock(workspace: Workspace, name: str, document: Document) -> Lock:
     path = (workspace.root / name).resolve()
     if not path.is_relative_to(workspace.root):
-        workspace.report("AC124", document.value["spec"].at["lock"], f'"{name}" leaves the project\'s folder', "keep the lock in it")
+        workspace.report(
+            "AC124", document.value["spec"].at["lock"], f'"{name}" leaves the project\'s folder', "keep the lock in it"
+        )
         return Lock()
     documents = workspace.documents(path) if path.is_file() else []
     if not documents:
@@ -308,7 +365,9 @@ def _read_lock(workspace: Workspace, name: str, document: Document) -> Lock:
         workspace.report("AC125", documents[0].place, "a lock has images, models and adapters", "write it anew")
         return Lock()
     adapters = {
-        uri: LockedAdapter(str(entry.get("digest", "")), int(entry["rank"]) if str(entry.get("rank", "")).isdecimal() else None, where)
+        uri: LockedAdapter(
+            str(entry.get("digest", "")), int(entry["rank"]) if str(entry.get("rank", "")).isdecimal() else None, where
+        )
         for uri, entry, where in section("adapters", Map)
     }
     return Lock(
@@ -318,7 +377,7 @@ def _read_lock(workspace: Workspace, name: str, document: Document) -> Lock:
     )
 
 
-def _section(workspace: Workspace, document: Document, name: str, kind: type) -> Iterator[tuple[str, object, str]]:
+def _section(workspace: Workspace, document: Document, name: str, kind: type) -> Iterator[tuple[str, Any, str]]:
     entries = document.value.get(name)
     if not isinstance(entries, Map):
         if entries is not None:
@@ -329,7 +388,9 @@ def _section(workspace: Workspace, document: Document, name: str, kind: type) ->
         if isinstance(value, kind):
             yield key, value, f"{place.source.name}:{place.span(at_key=True).line}"
         else:
-            workspace.report("AC125", place, f"the lock's entry for {key} can not be read", "write it anew", at_key=True)
+            workspace.report(
+                "AC125", place, f"the lock's entry for {key} can not be read", "write it anew", at_key=True
+            )
 
 
 def _select(workspace: Workspace, starts: Sequence[Path]) -> None:
@@ -345,7 +406,11 @@ def _select(workspace: Workspace, starts: Sequence[Path]) -> None:
             _add_services(workspace, workspace.documents(start))
             selected.add(name)
         else:
-            inside = {d.source.name for d in workspace.services if (workspace.root / d.source.name).resolve().is_relative_to(start)}
+            inside = {
+                d.source.name
+                for d in workspace.services
+                if (workspace.root / d.source.name).resolve().is_relative_to(start)
+            }
             if not inside:
                 raise UsageError(f"{workspace.name(start)}: {PROJECT_FILE} names no service in this folder")
             selected |= inside

@@ -48,7 +48,12 @@ def _merge_named(base: Seq, overlay: Seq, report: Report, path: Path) -> Seq:
         index = order.get(_name(item))
         if "remove" in item:
             if item["remove"] != "true" or len(item) > 2:
-                report("AC123", place, "an item is removed by {name: ..., remove: true} and nothing else", "keep name and remove: true")
+                report(
+                    "AC123",
+                    place,
+                    "an item is removed by {name: ..., remove: true} and nothing else",
+                    "keep name and remove: true",
+                )
             elif index is None:
                 known = ", ".join(str(name) for name in order) or "none"
                 report("AC122", place, f'there is no item "{_name(item)}" to remove', f"items here: {known}")

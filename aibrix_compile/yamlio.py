@@ -148,7 +148,10 @@ def decode(data: bytes, name: str) -> SourceFile:
     """Bytes to text: UTF-8 (a byte-order mark is dropped), bounded, without control characters."""
     if len(data) > MAX_BYTES:
         raise _refuse(
-            "AC004", Span(name, 1, 1, 1, 2), f"the file is larger than {MAX_BYTES // 1024} KiB", "split it into several files"
+            "AC004",
+            Span(name, 1, 1, 1, 2),
+            f"the file is larger than {MAX_BYTES // 1024} KiB",
+            "split it into several files",
         )
     try:
         text = data.decode("utf-8-sig")
@@ -182,7 +185,9 @@ def parse(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
         context = f" ({error.context})" if error.context else ""
         raise _refuse("AC001", span, f"YAML syntax: {problem}{context}", _syntax_hint(source, mark)) from None
     except yaml.YAMLError as error:
-        raise _refuse("AC001", _point(source.name, source.text, 0), f"YAML syntax: {str(error).splitlines()[0]}") from None
+        raise _refuse(
+            "AC001", _point(source.name, source.text, 0), f"YAML syntax: {str(error).splitlines()[0]}"
+        ) from None
     return documents, builder.findings
 
 
@@ -285,7 +290,9 @@ class _Builder:
                 self.refuse_tag(event)
             text: str = event.value
             if text == "<<" and not event.style:
-                self.find("AC005", event, "merge keys (<<) are not supported", "write the fields out, or use an overlay")
+                self.find(
+                    "AC005", event, "merge keys (<<) are not supported", "write the fields out, or use an overlay"
+                )
                 return None
             if event.anchor is not None:
                 self.anchors[event.anchor] = (text, 1)
@@ -297,7 +304,9 @@ class _Builder:
 
     def alias(self, event: Any) -> Any:
         if event.anchor not in self.anchors:
-            raise self.stop("AC005", event, f'alias "*{event.anchor}" has no anchor before it', "define the anchor first")
+            raise self.stop(
+                "AC005", event, f'alias "*{event.anchor}" has no anchor before it', "define the anchor first"
+            )
         value, weight = self.anchors[event.anchor]
         self.count(event, weight)
         return value
@@ -306,11 +315,16 @@ class _Builder:
         self.nodes += weight
         if self.nodes > MAX_NODES:
             raise self.stop(
-                "AC004", event, f"more than {MAX_NODES} values once aliases are expanded", "split the file; use fewer aliases"
+                "AC004",
+                event,
+                f"more than {MAX_NODES} values once aliases are expanded",
+                "split the file; use fewer aliases",
             )
 
     def refuse_tag(self, event: Any) -> None:
-        self.find("AC005", event, f'YAML tags ("{event.tag}") are not supported', "remove the tag; the field decides the type")
+        self.find(
+            "AC005", event, f'YAML tags ("{event.tag}") are not supported', "remove the tag; the field decides the type"
+        )
 
     def find(self, code: str, event: Any, message: str, hint: str) -> None:
         span = self.source.span(event.start_mark, event.end_mark)

@@ -81,7 +81,7 @@ class Source:
     def lookup(self, module: str, name: str) -> tuple[str, ast.AST] | None:
         found = self.names(module).get(name)
         if found and isinstance(found[1], ast.Name):
-            return self.lookup(found[0], found[1].id)
+            return self.lookup(found[0], found[1].id) or found
         return found
 
     def members(self, module: str, name: str) -> dict[str, Field]:

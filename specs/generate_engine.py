@@ -75,11 +75,12 @@ def released(engine: str, version: str, wheel: str) -> dict[str, str]:
 
 def catalog(engine: str, version: str, files: Mapping[str, str]) -> dict[str, Any]:
     source = Source(files)
+    flags = Parser(source).flags
     return {
         "name": engine,
         "version": version,
-        "port": Parser(source).flags["port"]["default"],
-        "flags": Parser(source).flags,
+        "port": flags["port"]["default"],
+        "flags": flags,
         "metrics": Metrics(source).found,
     }
 

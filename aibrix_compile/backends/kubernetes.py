@@ -18,8 +18,10 @@ _CONTAINER: Path = (*_POD, "containers", 0)
 def emit(service: ServicePlan) -> list[Artifact]:
     """All objects of a service."""
     folder = f"{service.environment}/{service.name}"
-    whole = {(): Source(service.name, ("metadata", "name"))}
-    artifacts = [artifact(folder, value, whole) for value in (_config_map(service), _service(service), _headless(service))]
+    whole: dict[Path, Source] = {(): Source(service.name, ("metadata", "name"))}
+    artifacts = [
+        artifact(folder, value, whole) for value in (_config_map(service), _service(service), _headless(service))
+    ]
     for pool in service.pools:
         account = metadata(service, pool.service_account, pool.path, pool.name, pool.service_account_annotations)
         pooled: list[Object] = [
@@ -45,25 +47,42 @@ def externals(service: ServicePlan) -> Iterable[External]:
         for name in pool.pull_secrets:
             yield External("Secret", namespace, name, Source(service.name, (*pool.path, "imagePullSecrets")))
         if pool.priority_class:
-            yield External("PriorityClass", "", pool.priority_class, Source(service.name, (*pool.path, "priorityClass")))
+            yield External(
+                "PriorityClass", "", pool.priority_class, Source(service.name, (*pool.path, "priorityClass"))
+            )
 
 
 def _config_map(service: ServicePlan) -> Object:
     data = dict(sorted(service.config.items()))
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(service, service.config_map, ("spec", "engine")), "data": data}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(service, service.config_map, ("spec", "engine")),
+        "data": data,
+    }
 
 
 def _service(service: ServicePlan) -> Object:
     port = {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     spec = {"type": "ClusterIP", "selector": selector(service), "ports": [port]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(service, service.service, ("metadata", "name")), "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(service, service.service, ("metadata", "name")),
+        "spec": spec,
+    }
 
 
 def _headless(service: ServicePlan) -> Object:
     """Every replica's address, ready or not: the gateway judges for itself."""
     port = {"name": "http", "port": service.port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     spec = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(service), "ports": [port]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(service, service.headless, ("metadata", "name")), "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(service, service.headless, ("metadata", "name")),
+        "spec": spec,
+    }
 
 
 def _disruption_budget(service: ServicePlan, pool: PoolPlan) -> Object:
@@ -95,7 +114,10 @@ def _deployment(service: ServicePlan, pool: PoolPlan) -> Object:
             },
             "selector": {"matchLabels": chosen},
             "template": {
-                "metadata": {"labels": labels(service, pool.name), "annotations": {CONFIG_ANNOTATION: service.config_hash}},
+                "metadata": {
+                    "labels": labels(service, pool.name),
+                    "annotations": {CONFIG_ANNOTATION: service.config_hash},
+                },
                 "spec": _pod(service, pool, chosen),
             },
         },
@@ -125,7 +147,9 @@ def _pod(service: ServicePlan, pool: PoolPlan, chosen: dict[str, str]) -> Object
     if pool.tolerations:
         spec["tolerations"] = [dict(one) for one in pool.tolerations]
     if pool.replicas >= 2:
-        spec["topologySpreadConstraints"] = [_spread(key, chosen) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")]
+        spec["topologySpreadConstraints"] = [
+            _spread(key, chosen) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+        ]
     if pool.prefetch is not None:
         spec["initContainers"] = [_prefetch(service, pool, pool.prefetch)]
     spec["containers"] = [_engine(service, pool)]
@@ -178,7 +202,12 @@ def _drain(service: ServicePlan, pool: PoolPlan) -> list[str]:
 
 def _probe(period: int, failures: int) -> Object:
     """vLLM's /health is 200 once it can serve and 500 once its engine is dead; a busy engine may take seconds."""
-    return {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
+    return {
+        "httpGet": {"path": "/health", "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
 
 
 def _prefetch(service: ServicePlan, pool: PoolPlan, prefetch: Prefetch) -> Object:
@@ -211,7 +240,10 @@ def _volume(volume: Volume) -> Object:
     if volume.kind == "config":
         return {"name": volume.name, "configMap": {"name": volume.source, "defaultMode": 0o444}}
     if volume.kind == "claim":
-        return {"name": volume.name, "persistentVolumeClaim": {"claimName": volume.source, "readOnly": volume.read_only}}
+        return {
+            "name": volume.name,
+            "persistentVolumeClaim": {"claimName": volume.source, "readOnly": volume.read_only},
+        }
     medium = {"medium": "Memory"} if volume.kind == "memory" else {}
     return {"name": volume.name, "emptyDir": {**medium, "sizeLimit": binary(volume.size)}}
 
@@ -230,7 +262,7 @@ def _deployment_sources(service: ServicePlan, pool: PoolPlan) -> dict[Path, Sour
         ("metadata", "name"): of_pool("name"),
         ("metadata", "labels"): at("metadata", "labels"),
         ("spec", "replicas"): of_pool("replicas"),
-        ("spec", "strategy"): of_pool("rollout"),
+        ("spec", "strategy"): at("spec", "rollout"),
         ("spec", "progressDeadlineSeconds"): at("spec", "model", "uri"),
         ("spec", "template", "metadata", "labels"): at("metadata", "labels"),
         (*_POD, "terminationGracePeriodSeconds"): at("spec", "routing", "timeout"),
@@ -257,6 +289,6 @@ def _deployment_sources(service: ServicePlan, pool: PoolPlan) -> dict[Path, Sour
     for index, variable in enumerate(pool.variables):
         sources[(*_CONTAINER, "env", index)] = Source(service.name, variable.path)
     for index, volume in enumerate(pool.volumes):
-        for part in (("volumes",), ("containers", 0, "volumeMounts")):
-            sources[(*_POD, *part, index)] = Source(service.name, volume.path)
+        for place in ((*_POD, "volumes"), (*_CONTAINER, "volumeMounts")):
+            sources[(*place, index)] = Source(service.name, volume.path)
     return sources

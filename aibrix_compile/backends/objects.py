@@ -28,7 +28,9 @@ def artifact(folder: str, value: Object, sources: Mapping[Path, Source]) -> Arti
     return Artifact(f"{folder}/{ORDER[kind]:02d}-{kind.lower()}-{name}.yaml", value, sources)
 
 
-def metadata(service: ServicePlan, name: str, path: Path, pool: str = "", annotations: Mapping[str, str] | None = None) -> Object:
+def metadata(
+    service: ServicePlan, name: str, path: Path, pool: str = "", annotations: Mapping[str, str] | None = None
+) -> Object:
     """Name, namespace, labels and where the object came from."""
     return {
         "name": name,

@@ -33,11 +33,15 @@ def add(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the manifests")
     options.add_environment(parser, "only this environment (repeatable; default: all)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--check", action="store_true", help="write nothing; exit 1 if DIR is not what a build would write")
+    what.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if DIR is not what a build would write"
+    )
     what.add_argument("--stdout", action="store_true", help="print all manifests as one YAML stream instead")
     what.add_argument("--plan", choices=("json",), help="print the resolved plan instead")
     parser.add_argument("--dry-sha", metavar="SHA", help="also write hydrator.metadata with this commit of the sources")
-    parser.add_argument("--prune-most", action="store_true", help="allow a build to delete more than half of the files it once wrote")
+    parser.add_argument(
+        "--prune-most", action="store_true", help="allow a build to delete more than half of the files it once wrote"
+    )
     options.add_reporting(parser)
     parser.set_defaults(run=run)
 
@@ -49,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("-o DIR does not go with --stdout or --plan")
     result = options.compiled(arguments, build=True)
     found = result.diagnostics
-    options.show(found, result.workspace.sources, arguments, sys.stderr)
+    options.show(found, result.workspace.sources, result.workspace.root, arguments, sys.stderr)
     if code := options.exit_code(found, arguments):
         return code
     if arguments.plan:
@@ -81,7 +85,9 @@ def _write(arguments: argparse.Namespace, result: Compilation, files: dict[str, 
     if arguments.check:
         return _stale(changes)
     if changes.foreign:
-        raise UsageError(f"{folder / changes.foreign[0]} exists and was not written by a build; move it away, or choose another folder")
+        raise UsageError(
+            f"{folder / changes.foreign[0]} exists and was not written by a build; move it away, or choose another folder"
+        )
     if len(changes.deleted) * 2 > len(changes.listed) and not arguments.prune_most:
         raise UsageError(
             f"this build would delete {len(changes.deleted)} of the {len(changes.listed)} files in {folder}, {changes.deleted[0]} first; "
@@ -93,7 +99,9 @@ def _write(arguments: argparse.Namespace, result: Compilation, files: dict[str, 
         files = {**files, HYDRATOR_FILE: hydrator_metadata(arguments.dry_sha)}
         changes = compare(folder, files, _covers(arguments, result))
     write(folder, files, changes)
-    sys.stderr.write(f"{folder}: {len(changes.written)} written, {changes.unchanged} unchanged, {len(changes.deleted)} deleted\n")
+    sys.stderr.write(
+        f"{folder}: {len(changes.written)} written, {changes.unchanged} unchanged, {len(changes.deleted)} deleted\n"
+    )
     return 0
 
 

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     result = options.compiled(arguments, build=False)
     found = result.diagnostics
-    options.show(found, result.workspace.sources, arguments, sys.stdout)
+    options.show(found, result.workspace.sources, result.workspace.root, arguments, sys.stdout)
     if not found and arguments.format == "pretty":
         services, environments = len(result.workspace.services), len(result.plans)
         sys.stderr.write(f"ok: {_count(services, 'service')} in {_count(environments, 'environment')}\n")

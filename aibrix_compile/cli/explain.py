@@ -30,7 +30,11 @@ def add(commands: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("topic", metavar="CODE|FIELD|FILE", help="a code (AC302), a field (engine.args), a service's file or an emitted file")
+    parser.add_argument(
+        "topic",
+        metavar="CODE|FIELD|FILE",
+        help="a code (AC302), a field (engine.args), a service's file or an emitted file",
+    )
     parser.add_argument("path", nargs="?", default="", metavar="PATH", help="path of a value inside the file")
     options.add_environment(parser, "only this environment (repeatable; default: all)")
     parser.set_defaults(run=run)
@@ -70,7 +74,8 @@ def _file(arguments: argparse.Namespace, file: Path) -> Iterable[str]:
         return list(explain.value(result, result.workspace.name(file), path))
     result = options.compiled(arguments, build=True)
     if not result.artifacts:
-        options.show(result.diagnostics, result.workspace.sources, argparse.Namespace(format="pretty"), sys.stderr)
+        pretty = argparse.Namespace(format="pretty")
+        options.show(result.diagnostics, result.workspace.sources, result.workspace.root, pretty, sys.stderr)
         raise UsageError("the project does not build, so nothing can be traced back")
     return list(explain.emitted(result, file.resolve().as_posix(), explain.parse_path(arguments.path)))
 

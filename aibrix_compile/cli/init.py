@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
         description="Write a project with one service, two environments, a CI workflow, a pre-commit hook and the Argo CD"
         " Application that syncs the rest. Existing files are never overwritten.",
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: this folder)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: this folder)"
+    )
     parser.set_defaults(run=run)
 
 

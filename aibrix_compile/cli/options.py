@@ -7,18 +7,23 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from aibrix_compile.diagnostics import Diagnostic, Severity
+from aibrix_compile.diagnostics import Diagnostic, Severity, Span
 
 FORMATS = ("pretty", "json", "github", "sarif")
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="service files or folders; the aibrix.yaml above them applies (default: this folder)"
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="service files or folders; the aibrix.yaml above them applies (default: this folder)",
     )
 
 
@@ -27,14 +32,29 @@ def add_environment(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_reporting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=FORMATS, default="pretty", help="how findings are printed (default: pretty)")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="pretty", help="how findings are printed (default: pretty)"
+    )
     parser.add_argument("--deny", choices=("warnings",), help="exit 1 for warnings too")
 
 
-def show(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], arguments: argparse.Namespace, stream: TextIO) -> None:
-    """Print findings in the chosen format; nothing at all for none, except an empty document of a machine's format."""
+def show(
+    diagnostics: Sequence[Diagnostic],
+    sources: Mapping[str, str],
+    root: Path,
+    arguments: argparse.Namespace,
+    stream: TextIO,
+) -> None:
+    """Print findings in the chosen format; nothing at all for none, except an empty document of a machine's format.
+
+    Files are named as seen from the current folder, so that a terminal, an editor or a CI system finds them.
+    """
     from aibrix_compile import report
 
+    prefix = os.path.relpath(root)
+    if prefix != os.curdir:
+        diagnostics = [_from_here(one, prefix) for one in diagnostics]
+        sources = {_join(prefix, name): text for name, text in sources.items()}
     if arguments.format == "pretty":
         if diagnostics:
             width = max(40, shutil.get_terminal_size((120, 24)).columns)
@@ -47,6 +67,19 @@ def show(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], argument
         from aibrix_compile.codes import TITLES
 
         stream.write(report.sarif(diagnostics, version=version("aibrix-compile"), titles=TITLES))
+
+
+def _join(prefix: str, name: str) -> str:
+    return os.path.normpath(f"{prefix}/{name}").replace(os.sep, "/")
+
+
+def _from_here(diagnostic: Diagnostic, prefix: str) -> Diagnostic:
+    def moved(span: Span) -> Span:
+        return replace(span, file=_join(prefix, span.file))
+
+    fix = replace(diagnostic.fix, span=moved(diagnostic.fix.span)) if diagnostic.fix else None
+    related = tuple(replace(one, span=moved(one.span)) for one in diagnostic.related)
+    return replace(diagnostic, span=moved(diagnostic.span), fix=fix, related=related)
 
 
 def exit_code(diagnostics: Sequence[Diagnostic], arguments: argparse.Namespace) -> int:

@@ -14,7 +14,9 @@ def add(commands: Any) -> None:
         help="print the JSON Schema for editors",
         description="Print the JSON Schema (draft-07) of a kind, or write both schemas and reference.md into a folder.",
     )
-    parser.add_argument("kind", nargs="?", choices=("modelservice", "project"), default="modelservice", help="default: modelservice")
+    parser.add_argument(
+        "kind", nargs="?", choices=("modelservice", "project"), default="modelservice", help="default: modelservice"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write all files into this folder")
     parser.set_defaults(run=run)
 

@@ -34,7 +34,11 @@ PASSES = (
     Pass(names.pool_names),
     Pass(names.adapter_names, needs=("adapters", "model.uri", "model.servedName")),
     Pass(each_pool=hardware.accelerator, pool_needs=("accelerator", "parallelism")),
-    Pass(each_pool=hardware.placement, needs=("engine.name",), pool_needs=("accelerator", "parallelism", "replicas", "spot")),
+    Pass(
+        each_pool=hardware.placement,
+        needs=("engine.name",),
+        pool_needs=("accelerator", "parallelism", "replicas", "spot"),
+    ),
     Pass(replicas.strategies, needs=("scaling", "slo")),
     Pass(each_pool=replicas.counts, needs=("scaling",), pool_needs=("replicas",)),
     Pass(replicas.rollout, needs=("rollout",)),
@@ -45,7 +49,10 @@ PASSES = (
     Pass(engine.image, needs=("engine.name", "engine.version", "engine.image")),
     Pass(engine.flags, needs=("engine.name", "engine.version", "engine.args")),
     Pass(pod.environment, needs=("engine.env",)),
-    Pass(sizing.context, needs=("model.uri", "model.shape", "engine.maxModelLen", "engine.args", "engine.version", "engine.name")),
+    Pass(
+        sizing.context,
+        needs=("model.uri", "model.shape", "engine.maxModelLen", "engine.args", "engine.version", "engine.name"),
+    ),
     Pass(each_pool=sizing.divides, needs=("model.uri", "model.shape"), pool_needs=("accelerator", "parallelism")),
     Pass(
         each_pool=sizing.memory,
@@ -124,7 +131,11 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
     assert card is not None and sized is not None
     budget = pool.spec.replicas.low >= 2
     if not budget:
-        work.decisions.append(Decision(pool.path, "no PodDisruptionBudget", ("with one replica it would only block the draining of nodes",)))
+        work.decisions.append(
+            Decision(
+                pool.path, "no PodDisruptionBudget", ("with one replica it would only block the draining of nodes",)
+            )
+        )
     return PoolPlan(
         name=pool.name,
         workload=pool.workload,

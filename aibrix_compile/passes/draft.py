@@ -76,9 +76,10 @@ class Draft:
     weight_bytes: int = 0
     model_argument: str = ""
     revision: str = ""
-    engine: Engine | None = None  # engine, as the next two
+    engine: Engine | None = None  # engine, as the next three
     image: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[Argument, ...] = ()
     config: dict[str, str] = field(default_factory=dict)  # pod
     decisions: list[Decision] = field(default_factory=list)
 

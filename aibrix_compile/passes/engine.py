@@ -91,13 +91,25 @@ def _image_policy(draft: Draft, path: Path) -> Iterator[Problem]:
     last = name.rpartition("/")[2]
     tag = last.partition(":")[2]
     registry = name.partition("/")[0] if "." in name.partition("/")[0] or ":" in name.partition("/")[0] else "docker.io"
-    if policy.registries and not any(_within(reference if registry != "docker.io" else _full(name), allowed) for allowed in policy.registries):
+    if policy.registries and not any(
+        _within(reference if registry != "docker.io" else _full(name), allowed) for allowed in policy.registries
+    ):
         hint = f"use an image from {' or '.join(policy.registries)}, or images.mirror of the project"
         yield Problem("AC401", path, f"{reference} comes from {registry}, which the environment does not allow", hint)
     if "latest-tag" in policy.forbid and not digest and tag in ("", "latest"):
-        yield Problem("AC402", path, f"{reference} means whatever is latest; the environment forbids it", "name the version's tag, best with its digest")
+        yield Problem(
+            "AC402",
+            path,
+            f"{reference} means whatever is latest; the environment forbids it",
+            "name the version's tag, best with its digest",
+        )
     if "unpinned-image" in policy.forbid and not digest:
-        yield Problem("AC403", path, f"{reference} has no digest, which the environment demands", "append @sha256:..., or lock it in aibrix.lock")
+        yield Problem(
+            "AC403",
+            path,
+            f"{reference} has no digest, which the environment demands",
+            "append @sha256:..., or lock it in aibrix.lock",
+        )
 
 
 def _full(name: str) -> str:
@@ -113,7 +125,8 @@ def flags(draft: Draft) -> Iterator[Problem]:
     """engine.args as words, each checked against the flags of this version."""
     assert draft.engine is not None
     settings: dict[str, str] = {}
-    for key, value in draft.spec.engine.args.items():
+    words: list[Argument] = []
+    for key, value in sorted(draft.spec.engine.args.items()):
         path = (*_ARGS, key)
         flag = draft.engine.flags.get(key)
         if flag is None:
@@ -122,14 +135,21 @@ def flags(draft: Draft) -> Iterator[Problem]:
         if (owner := OWNED.get(flag.name)) is not None:
             yield _owned(flag.name, owner, path)
             continue
-        text = _text(value)
-        if reason := flag.check(text):
-            yield Problem("AC210", path, f"--{flag.name}: {reason}", f"its values: {', '.join(flag.choices)}" if flag.choices else "")
+        texts = _texts(flag, value)
+        reason = next((reason for text in texts if (reason := flag.check(text))), "")
+        if len(texts) > 1 and not (flag.repeatable or flag.nargs == "+"):
+            reason = "takes one value, not a list"
+        if reason:
+            yield Problem("AC210", path, f"--{flag.name}: {reason}", "give a value that the flag takes")
             continue
         if flag.deprecated:
-            yield Problem("AC211", path, f"--{flag.name} is deprecated in {draft.engine.name} {draft.engine.version}", "", severity=Severity.WARNING, at_key=True)
-        settings[flag.name] = text
-    draft.settings = settings
+            message = f"--{flag.name} is deprecated in {draft.engine.name} {draft.engine.version}"
+            yield Problem(
+                "AC211", path, message, "the next version may refuse it", severity=Severity.WARNING, at_key=True
+            )
+        settings[flag.name] = texts[0]
+        words += [Argument(word, path) for word in _words(flag, texts)]
+    draft.settings, draft.arguments = settings, tuple(words)
 
 
 def _owned(flag: str, owner: str, path: Path) -> Problem:
@@ -138,24 +158,40 @@ def _owned(flag: str, owner: str, path: Path) -> Problem:
 
 
 def _unknown(engine: Engine, key: str, path: Path) -> Problem:
-    plain = key.lstrip("-").replace("_", "-")
-    near = [plain] if plain in engine.flags else difflib.get_close_matches(plain, list(engine.flags), 1, 0.7)
+    plain, fix = key.lstrip("-").replace("_", "-"), None
     if renamed := engine.renamed.get(plain):
-        near, hint = [], f"it is now {renamed}" if renamed in engine.flags else renamed
+        hint = f"it is now {renamed}"
+        fix = renamed if renamed in engine.flags else None
+    elif removed := engine.removed.get(plain):
+        hint = f"remove it: {removed}"
+    elif plain in engine.flags:
+        hint, fix = f"write {plain}", plain
     elif plain.startswith("no-") and plain[3:] in engine.flags:
-        near, hint = [], f"write {plain[3:]}: false"
+        hint = f"write {plain[3:]}: false"
+    elif near := difflib.get_close_matches(plain, list(engine.flags), 1, 0.7):
+        hint, fix = f"did you mean {near[0]}?", near[0]
     else:
-        hint = f"did you mean {near[0]}?" if near else f"`{engine.name} serve --help` of this version lists its flags"
-    return Problem("AC208", path, f"{engine.name} {engine.version} has no flag --{plain}", hint, fix=near[0] if near else None, at_key=True)
+        hint = "flags are written without the dashes; see the engine's own --help"
+    return Problem("AC208", path, f"{engine.name} {engine.version} has no flag --{plain}", hint, fix=fix, at_key=True)
 
 
-def _text(value: Any) -> str:
-    """A value of engine.args as the word on the command line: mappings are JSON, lists are separated by commas."""
-    if isinstance(value, dict):
-        return json.dumps(_json(value), separators=(",", ":"))
+def _texts(flag: Flag, value: Any) -> list[str]:
+    """A value of engine.args as text; a list is several values, unless the flag takes JSON."""
+    if isinstance(value, dict) or (isinstance(value, list) and flag.kind in ("json", "str-or-json") and not flag.nargs):
+        return [json.dumps(_json(value), separators=(",", ":"))]
     if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return str(value)
+        return [text for item in value for text in _texts(flag, item)] or [""]
+    return [str(value)]
+
+
+def _words(flag: Flag, texts: list[str]) -> list[str]:
+    if flag.kind == "bool":
+        if texts[0] == "true":
+            return [f"--{flag.name}"]
+        return [f"--no-{flag.name}"] if flag.negatable else []
+    if flag.nargs == "+" and len(texts) > 1:
+        return [f"--{flag.name}", *texts]
+    return [f"--{flag.name}={text}" for text in texts]
 
 
 def _json(value: Any) -> Any:
@@ -192,13 +228,5 @@ def command_line(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     for flag, count in (("tensor", parallel.tensor), ("pipeline", parallel.pipeline), ("data", parallel.data)):
         if count > 1:
             words.append(Argument(f"--{flag}-parallel-size={count}", (*pool.path, "parallelism", flag)))
-    for name, text in sorted(draft.settings.items()):
-        words.append(Argument(_word(draft.engine.flags[name], text), (*_ARGS, name)))
-    pool.arguments = tuple(words)
+    pool.arguments = (*words, *draft.arguments)
     yield from ()
-
-
-def _word(flag: Flag, text: str) -> str:
-    if flag.kind == "bool":
-        return f"--{flag.name}" if text == "true" else f"--no-{flag.name}"
-    return f"--{flag.name}={text}"

@@ -35,13 +35,23 @@ def project(spec: Project) -> Iterator[Problem]:
         first.setdefault(environment.name, index)
         if environment.kubernetes not in KUBERNETES:
             message = f"Kubernetes {environment.kubernetes} is not among the versions that are compiled for"
-            yield Problem("AC504", (*path, "kubernetes"), message, f'write one of {", ".join(KUBERNETES)} in quotes')
+            yield Problem("AC504", (*path, "kubernetes"), message, f"write one of {', '.join(KUBERNETES)} in quotes")
         if (argocd := environment.argocd) is not None:
             here = (*path, "argocd")
             if (argocd.destination.server is None) == (argocd.destination.name is None):
-                yield Problem("AC222", (*here, "destination"), "a destination is a server or a cluster's name, one of both", "keep one of server and name")
+                yield Problem(
+                    "AC222",
+                    (*here, "destination"),
+                    "a destination is a server or a cluster's name, one of both",
+                    "keep one of server and name",
+                )
             if argocd.path.startswith("/") or ".." in argocd.path.split("/"):
-                yield Problem("AC124", (*here, "path"), f'"{argocd.path}" is no folder inside the repository', "write a relative path without ..")
+                yield Problem(
+                    "AC124",
+                    (*here, "path"),
+                    f'"{argocd.path}" is no folder inside the repository',
+                    "write a relative path without ..",
+                )
 
 
 def names(drafts: Sequence[Draft]) -> Iterator[Finding]:
@@ -63,10 +73,35 @@ def names(drafts: Sequence[Draft]) -> Iterator[Finding]:
             hint = "set model.servedName of one, or make one the canary of the other"
             problem = Problem("AC202", ("spec", "model", "servedName"), f'two services answer to "{served}"', hint)
             yield Finding(draft, problem, ((other, ("spec", "model", "servedName"), "the other one"),))
+    yield from _objects(drafts)
     for draft in drafts:
         for path, wanted in _references(draft):
             if wanted not in by_name:
-                yield Finding(draft, Problem("AC225", path, f'there is no service "{wanted}" in this environment', f"services: {', '.join(sorted(by_name))}"))
+                yield Finding(
+                    draft,
+                    Problem(
+                        "AC225",
+                        path,
+                        f'there is no service "{wanted}" in this environment',
+                        f"services: {', '.join(sorted(by_name))}",
+                    ),
+                )
+
+
+def _objects(drafts: Sequence[Draft]) -> Iterator[Finding]:
+    """Services of different names whose objects would still share one: `a` with pool `b-c`, `a-b` with pool `c`."""
+    made: dict[tuple[str, str], tuple[Draft, Path]] = {}
+    for draft in drafts:
+        name: Path = ("metadata", "name")
+        objects = [("Service", draft.metadata.name, name), ("Service", f"{draft.metadata.name}-headless", name)]
+        objects += [("Deployment", pool.workload, (*pool.path, "name")) for pool in draft.pools if pool.workload]
+        for kind, called, path in objects:
+            other, where = made.setdefault((kind, called), (draft, path))
+            if other.metadata.name != draft.metadata.name:
+                problem = Problem(
+                    "AC201", path, f'two services would make a {kind} "{called}"', "rename one service or pool"
+                )
+                yield Finding(draft, problem, ((other, where, "the other one"),))
 
 
 def tenants(drafts: Sequence[Draft]) -> Iterator[Finding]:
@@ -88,7 +123,12 @@ def gpus(drafts: Sequence[Draft]) -> Iterator[Finding]:
     used: Counter[str] = Counter()
     asked: dict[str, list[str]] = {}
     total = 0
-    pools = [(draft, pool) for draft in drafts for pool in draft.pools if sound(draft.invalid, (*pool.path, "replicas")) and pool.accelerator]
+    pools = [
+        (draft, pool)
+        for draft in drafts
+        for pool in draft.pools
+        if sound(draft.invalid, (*pool.path, "replicas")) and pool.accelerator
+    ]
     for draft, pool in pools:
         need, name = pool.gpus * pool.replicas, pool.spec.accelerator
         before, before_total = used[name], total
@@ -99,10 +139,15 @@ def gpus(drafts: Sequence[Draft]) -> Iterator[Finding]:
         path = (*pool.path, "replicas")
         if quota is not None and before <= quota < used[name]:
             message = f"{used[name]} {name} GPUs are asked for ({', '.join(asked[name][-4:])}), the quota of {draft.site.environment.name} is {quota}"
-            yield Finding(draft, Problem("AC304", path, message, "use fewer replicas, or raise the quota in aibrix.yaml"))
+            yield Finding(
+                draft, Problem("AC304", path, message, "use fewer replicas, or raise the quota in aibrix.yaml")
+            )
         if limit is not None and before_total <= limit < total:
             message = f"{total} GPUs are asked for in all, the policy of {draft.site.environment.name} allows {limit}"
-            yield Finding(draft, Problem("AC404", path, message, "use fewer replicas; the limit is policy.maxGPUs of the environment"))
+            yield Finding(
+                draft,
+                Problem("AC404", path, message, "use fewer replicas; the limit is policy.maxGPUs of the environment"),
+            )
     for draft, pool in pools:
         yield from _rollout(draft, pool, used[pool.spec.accelerator])
 
@@ -115,9 +160,20 @@ def _rollout(draft: Draft, pool: PoolDraft, used: int) -> Iterator[Finding]:
     unavailable = wanted.maxUnavailable
     asks = surge not in (None, 0, "0%") or (surge is None and unavailable in (0, "0%"))
     if asks and room is not None and not proven:
-        message = f"a surge needs {pool.gpus} {pool.spec.accelerator} GPUs beside the {used} in use; the quota is {quota}"
+        message = (
+            f"a surge needs {pool.gpus} {pool.spec.accelerator} GPUs beside the {used} in use; the quota is {quota}"
+        )
         path: Path = ("spec", "rollout", "maxSurge" if surge is not None else "maxUnavailable")
-        yield Finding(draft, Problem("AC305", path, message, "write maxUnavailable: 1, maxSurge: 0, or raise the quota", severity=Severity.ERROR))
+        yield Finding(
+            draft,
+            Problem(
+                "AC305",
+                path,
+                message,
+                "write maxUnavailable: 1, maxSurge: 0, or raise the quota",
+                severity=Severity.ERROR,
+            ),
+        )
     if surge is None:
         surge = 1 if proven or unavailable in (0, "0%") else 0
     if unavailable is None:
@@ -127,7 +183,11 @@ def _rollout(draft: Draft, pool: PoolDraft, used: int) -> Iterator[Finding]:
         reason = "the quota is unknown" if room is None else f"the quota leaves {room} {pool.spec.accelerator} GPUs"
         if pool.gpus == 0:
             reason = "no GPU is needed"
-        draft.decide((*pool.path, "rollout"), f"maxUnavailable {unavailable}, maxSurge {surge}", f"{reason}; one more replica needs {pool.gpus}")
+        draft.decide(
+            ("spec", "rollout"),
+            f"pool {pool.name}: maxUnavailable {unavailable}, maxSurge {surge}",
+            f"{reason}; one more replica needs {pool.gpus}",
+        )
 
 
 def _partners(draft: Draft) -> list[str]:

@@ -28,11 +28,19 @@ def accelerator(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         known = sorted({*accelerators.names(), *local})
         near = difflib.get_close_matches(name, known, 1, 0.6)
         if pool.site.like is not None or name in local:
-            what = f'aibrix.yaml says "{name}" is like "{pool.site.like or name}", which the catalog does not know'
-            yield Problem("AC206", (*pool.path, "accelerator"), what, f"set like to one of {', '.join(accelerators.names())}")
+            what = f'the catalog does not know "{pool.site.like or name}", which aibrix.yaml names'
+            yield Problem(
+                "AC206", (*pool.path, "accelerator"), what, f"set like to one of {', '.join(accelerators.names())}"
+            )
             return
         hint = (f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(known)}"
-        yield Problem("AC206", (*pool.path, "accelerator"), f'there is no accelerator "{name}"', hint, fix=near[0] if near else None)
+        yield Problem(
+            "AC206",
+            (*pool.path, "accelerator"),
+            f'there is no accelerator "{name}"',
+            hint,
+            fix=near[0] if near else None,
+        )
         return
     pool.gpus = pool.spec.parallelism.gpus
     pool.gpus_per_node = pool.site.gpusPerNode or pool.accelerator.gpus_per_node
@@ -44,7 +52,9 @@ def placement(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     assert card is not None
     if draft.spec.engine.name == MOCK:
         pool.gpus = 0
-        draft.decide((*pool.path, "accelerator"), "no GPU", f"the mock engine imitates {card.name} and runs on any node")
+        draft.decide(
+            (*pool.path, "accelerator"), "no GPU", f"the mock engine imitates {card.name} and runs on any node"
+        )
         return
     labels: Mapping[str, str] = card.labels.get("nfd", {}) if pool.site.nodeSelector is None else pool.site.nodeSelector
     pool.node_selector = dict(labels)
@@ -68,7 +78,9 @@ def placement(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     price, source = _price(pool)
     pool.cost_per_hour = price
     if price:
-        draft.decide((*pool.path, "replicas"), f"{price} per hour", f"{pool.gpus} GPUs x {pool.replicas} replicas at {source}")
+        draft.decide(
+            (*pool.path, "replicas"), f"{price} per hour", f"{pool.gpus} GPUs x {pool.replicas} replicas at {source}"
+        )
 
 
 def _price(pool: PoolDraft) -> tuple[str, str]:
@@ -78,4 +90,7 @@ def _price(pool: PoolDraft) -> tuple[str, str]:
     listed = pool.accelerator.price if pool.accelerator else None
     if listed is None:
         return "", ""
-    return f"{listed.amount * count:.2f} {listed.currency}", f"a list price of {listed.amount:g} {listed.currency} of {listed.date}"
+    return (
+        f"{listed.amount * count:.2f} {listed.currency}",
+        f"a list price of {listed.amount:g} {listed.currency} of {listed.date}",
+    )

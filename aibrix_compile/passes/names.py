@@ -32,11 +32,24 @@ def labels(draft: Draft) -> Iterator[Problem]:
         path: Path = ("metadata", "labels", key)
         prefix, _, tail = key.rpartition("/")
         if f"{prefix}/".endswith(RESERVED_LABELS) and prefix:
-            yield Problem("AC220", path, f'the label "{key}" is not free', "use a prefix of your own, or none", at_key=True)
+            yield Problem(
+                "AC220", path, f'the label "{key}" is not free', "use a prefix of your own, or none", at_key=True
+            )
         elif not _label(tail, 63) or (prefix and not _label(prefix, 253)) or not tail:
-            yield Problem("AC220", path, f'"{key}" is no label that Kubernetes takes', "use letters, digits, - _ and .", at_key=True)
+            yield Problem(
+                "AC220",
+                path,
+                f'"{key}" is no label that Kubernetes takes',
+                "use letters, digits, - _ and .",
+                at_key=True,
+            )
         elif not _label(value, 63):
-            yield Problem("AC220", path, f'"{value}" is no label value that Kubernetes takes', "use at most 63 letters, digits, - _ and .")
+            yield Problem(
+                "AC220",
+                path,
+                f'"{value}" is no label value that Kubernetes takes',
+                "use at most 63 letters, digits, - _ and .",
+            )
 
 
 def served_name(draft: Draft) -> Iterator[Problem]:
@@ -92,7 +105,13 @@ def adapter_names(draft: Draft) -> Iterator[Problem]:
             )
         elif item.name in first:
             other: Path = ("spec", "adapters", "items", first[item.name], "name")
-            yield Problem("AC203", (*path, "name"), f'two adapters are named "{item.name}"', "rename or remove one", related=((other, "the other one"),))
+            yield Problem(
+                "AC203",
+                (*path, "name"),
+                f'two adapters are named "{item.name}"',
+                "rename or remove one",
+                related=((other, "the other one"),),
+            )
         first.setdefault(item.name, index)
         locked = draft.site.lock.adapters.get(item.uri)
         rank = item.rank or (locked.rank if locked else None)

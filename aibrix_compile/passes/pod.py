@@ -50,8 +50,25 @@ from huggingface_hub import snapshot_download
 snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])
 """
 
-_OWNED = {"HOME", "USER", "LOGNAME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "VLLM_NO_USAGE_STATS", "TRITON_CACHE_DIR"}
-_OWNED |= {"TORCHINDUCTOR_CACHE_DIR", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+_OWNED = {
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TMPDIR",
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "VLLM_CACHE_ROOT",
+    "VLLM_NO_USAGE_STATS",
+    "TRITON_CACHE_DIR",
+}
+_OWNED |= {
+    "TORCHINDUCTOR_CACHE_DIR",
+    "HF_TOKEN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+}
 
 
 def environment(draft: Draft) -> Iterator[Problem]:
@@ -59,13 +76,23 @@ def environment(draft: Draft) -> Iterator[Problem]:
     for name, wanted in draft.spec.engine.env.items():
         path: Path = ("spec", "engine", "env", name)
         if not name.replace("_", "a").isalnum() or not name.isascii() or name[0].isdigit():
-            yield Problem("AC215", path, f'"{name}" is no name of an environment variable', "use letters, digits and _", at_key=True)
+            yield Problem(
+                "AC215",
+                path,
+                f'"{name}" is no name of an environment variable',
+                "use letters, digits and _",
+                at_key=True,
+            )
         elif name in _OWNED:
             yield Problem("AC215", path, f"{name} belongs to the compiler", "remove it", at_key=True)
         elif (wanted.value is None) == (wanted.secret is None) or (wanted.key is not None and wanted.secret is None):
-            yield Problem("AC215", path, f"{name} has not exactly one source", "write its text, or {secret: name, key: entry}")
+            yield Problem(
+                "AC215", path, f"{name} has not exactly one source", "write its text, or {secret: name, key: entry}"
+            )
         elif wanted.secret is not None and wanted.key is None:
-            yield Problem("AC215", path, f"{name} does not say which entry of the Secret it is", "add key: the entry's name")
+            yield Problem(
+                "AC215", path, f"{name} does not say which entry of the Secret it is", "add key: the entry's name"
+            )
 
 
 def variables(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
@@ -99,7 +126,10 @@ def _credentials(draft: Draft) -> list[Variable]:
         found.append(Variable("HF_TOKEN", path, secret=model.credentials.secret, key=model.credentials.key))
     if scheme == "s3":
         if (secret := model.credentials) is not None:
-            found += [Variable(name, path, secret=secret.secret, key=name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+            found += [
+                Variable(name, path, secret=secret.secret, key=name)
+                for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+            ]
         if (site := draft.site.environment.storage.s3) is not None:
             found.append(Variable("AWS_ENDPOINT_URL", ("spec", "model", "uri"), site.endpoint))
             if site.region is not None:
@@ -125,7 +155,9 @@ def volumes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         claim = model.uri.partition("://")[2].partition("/")[0]
         found.append(Volume("model", "claim", MODEL_FOLDER, ("spec", "model", "uri"), source=claim, read_only=True))
     elif model.loading.method == "download" and draft.spec.engine.name != MOCK:
-        found.append(Volume("model", "scratch", MODEL_FOLDER, ("spec", "model", "loading", "method"), size=_round(on_disk)))
+        found.append(
+            Volume("model", "scratch", MODEL_FOLDER, ("spec", "model", "loading", "method"), size=_round(on_disk))
+        )
         command = ("python3", "-c", _FETCH, model.uri.partition("://")[2], draft.revision, MODEL_FOLDER)
         keep = {"HOME", "USER", "LOGNAME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "HF_TOKEN"}
         pool.prefetch = Prefetch(command, tuple(v for v in pool.variables if v.name in keep))
@@ -163,7 +195,9 @@ def resources(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     if wanted.memory is None:
         draft.decide((*path, "memory"), size_text(memory), because)
     if wanted.ephemeralStorage is None:
-        draft.decide((*path, "ephemeralStorage"), size_text(pool.ephemeral_storage), "the scratch volumes and 2 GiB for logs")
+        draft.decide(
+            (*path, "ephemeralStorage"), size_text(pool.ephemeral_storage), "the scratch volumes and 2 GiB for logs"
+        )
     elif wanted.ephemeralStorage < disk:
         message = f"{size_text(wanted.ephemeralStorage)} of local disk are less than the {size_text(disk)} that the pod keeps there"
         yield Problem("AC301", (*path, "ephemeralStorage"), message, f"write at least {math.ceil(disk / _GIB)}Gi")
@@ -177,7 +211,9 @@ def times(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     """Start-up: weights at 100 MB/s and warm-up. Stop: the longest answer and what surrounds it."""
     read = 0 if draft.spec.engine.name == MOCK else draft.weight_bytes / _READ
     pool.startup_seconds = _tens(_WARM_UP + read)
-    pool.progress_deadline_seconds = math.ceil((pool.startup_seconds + read * (pool.prefetch is not None) + _PULL) / 60) * 60
+    pool.progress_deadline_seconds = (
+        math.ceil((pool.startup_seconds + read * (pool.prefetch is not None) + _PULL) / 60) * 60
+    )
     answer = math.ceil(draft.spec.routing.timeout / 1000)
     pool.drain_seconds = PROPAGATION + answer
     pool.grace_seconds = pool.drain_seconds + _MARGIN

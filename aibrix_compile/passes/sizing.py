@@ -8,8 +8,9 @@ does not fit is refused with the longest that does. Estimates are compared with 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from aibrix_compile.catalog.engines import human_int
 from aibrix_compile.catalog.models import ModelShape
 from aibrix_compile.diagnostics import Problem
 from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
@@ -19,8 +20,11 @@ _GIB = 2**30
 _BLOCK = 16  # tokens of one KV block of vLLM on GPUs
 _CONTEXT = int(0.45 * _GIB)  # CUDA context, kernels and the allocator's slack inside the engine's share
 _COLLECTIVES = int(0.35 * _GIB)  # NCCL's buffers when GPUs share a layer
-_LARGE_GPU = 70 * 1024  # MiB; from here on vLLM's server batches more by default
-_BATCH = {True: (8192, 1024), False: (2048, 256)}  # tokens and sequences of one step: on a large GPU, on others
+_BATCHES = (  # vLLM's defaults by GPU memory in MiB: tokens and sequences of one step; an A100 counts as small
+    (160 * 1024, 16384, 1024),
+    (70 * 1024, 8192, 1024),
+    (0, 2048, 256),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,9 @@ def divides(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     if shape.heads % parallel.tensor:
         fitting = [n for n in (1, 2, 4, 8, 16) if shape.heads % n == 0]
         hint = f"use one of {', '.join(map(str, fitting))}"
-        yield Problem("AC303", tensor, f"{shape.heads} attention heads can not be shared by {parallel.tensor} GPUs", hint)
+        yield Problem(
+            "AC303", tensor, f"{shape.heads} attention heads can not be shared by {parallel.tensor} GPUs", hint
+        )
     elif shape.kv_heads % parallel.tensor and parallel.tensor % shape.kv_heads:
         hint = f"use a divisor or a multiple of {shape.kv_heads}"
         yield Problem("AC303", tensor, f"{shape.kv_heads} KV heads can not be shared by {parallel.tensor} GPUs", hint)
@@ -86,15 +92,22 @@ def memory(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         hint = f"set engine.maxModelLen: {fits}, the largest that fits" if fits else "no context fits"
         more = _roomier(draft, pool, shape, split, wanted)
         path = ("spec", "engine", "maxModelLen") if len(draft.pools) == 1 else (*pool.path, "accelerator")
-        yield Problem("AC302", path, message, f"{hint}; or {more}", fix=str(fits) if fits and draft.spec.engine.maxModelLen and len(draft.pools) == 1 else None)
+        yield Problem(
+            "AC302",
+            path,
+            message,
+            f"{hint}; or {more}",
+            fix=str(fits) if fits and draft.spec.engine.maxModelLen and len(draft.pools) == 1 else None,
+        )
 
 
 def _split(draft: Draft, pool: PoolDraft) -> Split:
     """The settings that the sum depends on: the model owner's, else the engine's defaults."""
     assert draft.engine is not None and pool.accelerator is not None
     settings, adapters, parallel = draft.settings, draft.spec.adapters, pool.spec.parallelism
-    tokens, sequences = _BATCH[pool.accelerator.memory_mib >= _LARGE_GPU and "a100" not in pool.accelerator.name]
-    utilization = settings.get("gpu-memory-utilization") or draft.engine.flags["gpu-memory-utilization"].default
+    memory = 0 if "A100" in pool.accelerator.product else pool.accelerator.memory_mib
+    tokens, sequences = next((tokens, sequences) for least, tokens, sequences in _BATCHES if memory >= least)
+    utilization = settings.get("gpu-memory-utilization") or str(draft.engine.flags["gpu-memory-utilization"].default)
     return Split(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -108,7 +121,7 @@ def _split(draft: Draft, pool: PoolDraft) -> Split:
 
 
 def _count(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
+    return human_int(text) if text and text not in ("auto", "None") else 0
 
 
 def _weights(draft: Draft, shape: ModelShape) -> int:
@@ -127,13 +140,28 @@ def size(shape: ModelShape, weights: int, memory_bytes: int, split: Split, max_m
     """
     per_token = 4 * shape.hidden + 2 * shape.intermediate * max(1, shape.experts_per_token) // split.tensor
     activation = max(split.batch_tokens * per_token * 2, split.batch_sequences * shape.vocab * 4 * 2)
-    lora_width = 2 * shape.hidden * 4 + 3 * (shape.hidden + shape.intermediate)  # in + out of q, k, v, o; gate, up, down
-    adapters = split.adapter_slots * split.adapter_rank * lora_width * shape.layers * 2 // (split.tensor * split.pipeline)
+    lora_width = 2 * shape.hidden * 4 + 3 * (
+        shape.hidden + shape.intermediate
+    )  # in + out of q, k, v, o; gate, up, down
+    adapters = (
+        split.adapter_slots * split.adapter_rank * lora_width * shape.layers * 2 // (split.tensor * split.pipeline)
+    )
     overhead = _CONTEXT + (_COLLECTIVES if split.tensor * split.pipeline > 1 else 0)
     shard = weights // (split.tensor * split.pipeline)
     room = int(memory_bytes * split.utilization) - shard - activation - adapters - overhead
     need = kv_bytes(shape, max_model_len, split)
-    return Sizing(memory_bytes, split.utilization, shard, activation, adapters, overhead, room, need, max_model_len, max(0, room) / need)
+    return Sizing(
+        memory_bytes,
+        split.utilization,
+        shard,
+        activation,
+        adapters,
+        overhead,
+        room,
+        need,
+        max_model_len,
+        max(0, room) / need,
+    )
 
 
 def kv_bytes(shape: ModelShape, tokens: int, split: Split) -> int:
@@ -168,7 +196,7 @@ def _roomier(draft: Draft, pool: PoolDraft, shape: ModelShape, split: Split, wan
     assert card is not None
     for tensor in (2, 4, 8):
         if tensor > split.tensor and tensor <= pool.gpus_per_node and shape.heads % tensor == 0:
-            wider = Split(tensor, split.pipeline, split.utilization, split.kv_bytes, split.batch_tokens, split.batch_sequences, split.adapter_slots, split.adapter_rank)
+            wider = replace(split, tensor=tensor)
             if size(shape, _weights(draft, shape), card.memory_mib * 2**20, wider, wanted).sequences >= 1:
                 return f"set parallelism: {{tensor: {tensor}}}"
     return "choose an accelerator with more memory, or a quantised model"
@@ -184,5 +212,7 @@ def _arithmetic(s: Sizing, shape: ModelShape, split: Split, name: str) -> tuple[
     ]
     if s.adapters:
         lines.append(f"-{size_text(s.adapters):>11}  {split.adapter_slots} adapters of rank {split.adapter_rank}")
-    lines.append(f"={size_text(s.kv_room):>11}  for the KV cache: {s.sequences:.1f} x {size_text(s.kv_per_sequence)} ({s.max_model_len} tokens)")
+    lines.append(
+        f"={size_text(s.kv_room):>11}  for the KV cache: {s.sequences:.1f} x {size_text(s.kv_per_sequence)} ({s.max_model_len} tokens)"
+    )
     return tuple(lines)

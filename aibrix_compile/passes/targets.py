@@ -9,13 +9,13 @@ from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.passes.draft import Draft, PoolDraft
 from aibrix_compile.spec.base import Model
 
-_SERVICE = {  # path below spec -> what is missing
-    "adapters": "adapter sets",
-    "access": "the gateway, which checks who calls,",
-    "slo": "alerts and scaling by objective",
-    "workload": "the simulation of a workload",
-    "monitoring": "monitoring",
-    "model.loading.cache": "cached weights",
+_SERVICE = {  # path below spec -> what would act on it
+    "adapters": "the adapters controller",
+    "access": "the gateway",
+    "slo": "alerts and the scaler",
+    "workload": "the simulator",
+    "monitoring": "monitoring objects",
+    "model.loading.cache": "volumes for weights",
 }
 
 
@@ -26,24 +26,34 @@ def unbuilt(draft: Draft) -> Iterator[Problem]:
             yield _refuse(path, what)
     scaling = draft.spec.scaling
     if scaling is not None and (scaling.strategy.name != "none" or scaling.model_fields_set - {"strategy"}):
-        yield _refuse(("spec", "scaling"), "scaling by anything but Git")
+        yield _refuse(("spec", "scaling"), "the scaler")
     for name in draft.spec.routing.model_fields_set:
         yield _refuse(("spec", "routing", name), "the gateway")
     if draft.spec.model.loading.method == "stream":
         yield _refuse(("spec", "model", "loading", "method"), "the stream loader")
     if draft.spec.engine.name == "mock" and draft.spec.engine.image is None:
-        yield Problem("AC502", ("spec", "engine", "name"), "the mock engine has no published image yet", "set engine.image to one that you built")
+        yield Problem(
+            "AC502",
+            ("spec", "engine", "name"),
+            "the mock engine has no published image yet",
+            "set engine.image to one that you built",
+        )
 
 
 def unbuilt_pool(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     """The same for one pool; replicas over several nodes need LeaderWorkerSet."""
     if pool.spec.role != "serve":
-        yield _refuse((*pool.path, "role"), "a hand-off of KV cache between prefill and decode")
+        yield _refuse((*pool.path, "role"), "the hand-off of KV cache between prefill and decode")
     if pool.spec.template:
-        yield _refuse((*pool.path, "template"), "merging into the pod template")
+        yield _refuse((*pool.path, "template"), "the merge into the pod template")
     if pool.gpus > pool.gpus_per_node and pool.accelerator is not None:
         message = f"one replica takes {pool.gpus} GPUs, a node of {pool.accelerator.name} has {pool.gpus_per_node}; replicas over several nodes are not compiled yet"
-        yield Problem("AC503", (*pool.path, "parallelism"), message, f"stay within {pool.gpus_per_node} GPUs, or use a larger accelerator")
+        yield Problem(
+            "AC503",
+            (*pool.path, "parallelism"),
+            message,
+            f"stay within {pool.gpus_per_node} GPUs, or use a larger accelerator",
+        )
 
 
 def _set(spec: Model, dotted: str) -> Path | None:
@@ -59,4 +69,10 @@ def _set(spec: Model, dotted: str) -> Path | None:
 
 def _refuse(path: Path, what: str) -> Problem:
     name = ".".join(str(step) for step in path[1:] if isinstance(step, str))
-    return Problem("AC501", path, f"{name} is valid, but {what} is not compiled yet", f"remove {path[-1]} to build; nothing would act on it", at_key=True)
+    return Problem(
+        "AC501",
+        path,
+        f"{name} is valid, but what would act on it is not compiled yet: {what}",
+        f"remove {path[-1]} to build; `check` accepts it",
+        at_key=True,
+    )

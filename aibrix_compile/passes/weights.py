@@ -45,18 +45,28 @@ def shape(draft: Draft) -> Iterator[Problem]:
             kv_lora_rank=own.kvLoraRank,
             rope_head_dim=own.ropeHeadDim,
         )
-        draft.decide(path, f"{draft.shape.parameters / 1e9:.2f} B parameters", f"{size_text(draft.shape.weight_bytes)} of {own.dtype} weights, by the sizes given")
+        draft.decide(
+            path,
+            f"{draft.shape.parameters / 1e9:.2f} B parameters",
+            f"{size_text(draft.shape.weight_bytes)} of {own.dtype} weights, by the sizes given",
+        )
     else:
         names = [model.uri.partition("://")[2], *([model.servedName] if model.servedName else [])]
         found = next((s for s in map(models.find, names) if s is not None), None)
         if found is None:
             near = difflib.get_close_matches(names[0], models.ids(), 1, 0.8)
-            hint = f"did you mean hf://{near[0]}? Else set model.shape" if near else "set model.shape to its sizes, or to the path of its config.json"
+            hint = (
+                f"did you mean hf://{near[0]}? Else set model.shape"
+                if near
+                else "set model.shape to its sizes, or to the path of its config.json"
+            )
             yield Problem("AC205", _URI, f'the catalog does not know the sizes of "{names[0]}"', hint)
             return
         draft.shape = found
         known = f"the catalog knows {found.ids[0]}: {found.parameters / 1e9:.2f} B parameters, {found.layers} layers, {found.kv_heads} KV heads of {found.head_dim}"
-        draft.decide(path, f"{size_text(found.weight_bytes)} of {found.dtype} weights", known, f"source: {found.source}")
+        draft.decide(
+            path, f"{size_text(found.weight_bytes)} of {found.dtype} weights", known, f"source: {found.source}"
+        )
     draft.weight_bytes = draft.shape.weight_bytes
 
 
@@ -66,10 +76,21 @@ def source(draft: Draft) -> Iterator[Problem]:
     scheme, _, rest = model.uri.partition("://")
     method = model.loading.method
     if method != "stream" and (reason := _METHODS[scheme][method]):
-        yield Problem("AC218", ("spec", "model", "loading", "method") if scheme != "https" else _URI, f"{scheme}:// with method {method}: {reason}", _instead(scheme))
+        yield Problem(
+            "AC218",
+            ("spec", "model", "loading", "method") if scheme != "https" else _URI,
+            f"{scheme}:// with method {method}: {reason}",
+            _instead(scheme),
+        )
     if model.credentials is not None and (scheme in ("pvc", "file") or (scheme == "gs")):
-        hint = "use serviceAccount.annotations of the pool for a cloud identity" if scheme == "gs" else "remove credentials"
-        yield Problem("AC218", ("spec", "model", "credentials"), f"{scheme}:// takes no credentials from a Secret", hint)
+        hint = (
+            "use serviceAccount.annotations of the pool for a cloud identity"
+            if scheme == "gs"
+            else "remove credentials"
+        )
+        yield Problem(
+            "AC218", ("spec", "model", "credentials"), f"{scheme}:// takes no credentials from a Secret", hint
+        )
     if scheme == "hf":
         local = method in ("download", "stream")
         draft.model_argument = MODEL_FOLDER if local else rest
@@ -84,7 +105,12 @@ def revision(draft: Draft) -> Iterator[Problem]:
     model = draft.spec.model
     if not model.uri.startswith("hf://"):
         if "revision" in model.model_fields_set:
-            yield Problem("AC218", _REVISION, f"{model.uri.partition('://')[0]}:// has no revisions", "put the version into the path and remove revision")
+            yield Problem(
+                "AC218",
+                _REVISION,
+                f"{model.uri.partition('://')[0]}:// has no revisions",
+                "put the version into the path and remove revision",
+            )
         return
     locked = draft.site.lock.models.get(f"{model.uri}@{model.revision}")
     draft.revision = locked.value if locked else model.revision
@@ -93,7 +119,9 @@ def revision(draft: Draft) -> Iterator[Problem]:
     elif not _COMMIT.match(model.revision):
         if "unlocked-revision" in draft.site.environment.policy.forbid:
             hint = "write the commit, or lock it in aibrix.lock"
-            yield Problem("AC405", _REVISION, f'the policy of the environment forbids "{model.revision}", which may move', hint)
+            yield Problem(
+                "AC405", _REVISION, f'the policy of the environment forbids "{model.revision}", which may move', hint
+            )
         elif draft.site.in_project:
             yield Problem(
                 "AC217",

@@ -50,7 +50,11 @@ class Choice(Model):
             return {str(value): {}} if value in names else unknown(value, names, cls.what)
         mapping(value, f"a {cls.what} or a map of one key")
         if len(value) != 1:
-            bad("AC110", f"a {cls.what} is one name with its parameters, {len(value)} are given", f"keep one of {', '.join(names)}")
+            bad(
+                "AC110",
+                f"a {cls.what} is one name with its parameters, {len(value)} are given",
+                f"keep one of {', '.join(names)}",
+            )
         (name,) = value
         if name not in names:
             unknown(name, names, cls.what)

@@ -57,7 +57,9 @@ def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
                     result.problems.append(_problem(cls, path, item))
                 result.invalid.add(path)
                 _repair(cls, tree, path)
-    raise AssertionError(f"{cls.__name__}: the documented examples do not validate at {sorted(map(dotted, result.invalid))}")
+    raise AssertionError(
+        f"{cls.__name__}: the documented examples do not validate at {sorted(map(dotted, result.invalid))}"
+    )
 
 
 def dotted(path: Path) -> str:
@@ -146,7 +148,9 @@ def _real(tree: Any, location: Path) -> Path:
     """pydantic's location without the steps that are not in the document (a missing last key stays)."""
     node, path = tree, []
     for depth, step in enumerate(location):
-        inside = (isinstance(node, dict) and step in node) or (isinstance(node, list) and isinstance(step, int) and step < len(node))
+        inside = (isinstance(node, dict) and step in node) or (
+            isinstance(node, list) and isinstance(step, int) and step < len(node)
+        )
         if inside:
             node = node[step]  # type: ignore[index]
             path.append(step)
@@ -218,10 +222,14 @@ def _not_a_choice(path: Path, expected: str, given: Any) -> Problem:
 
     names = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
     if path[-1:] in (("apiVersion",), ("kind",)):
-        return Problem("AC108", path, f"{dotted(path)} is {shown(given)}, not {names[0]}", f"write {names[0]}", fix=names[0])
+        return Problem(
+            "AC108", path, f"{dotted(path)} is {shown(given)}, not {names[0]}", f"write {names[0]}", fix=names[0]
+        )
     near = difflib.get_close_matches(str(given), names, 1, 0.5)
     hint = (f"did you mean {near[0]}? " if near else "") + "known: " + ", ".join(names)
-    return Problem("AC106", path, f"{dotted(path)}: {shown(given)} is not one of its values", hint, fix=near[0] if near else None)
+    return Problem(
+        "AC106", path, f"{dotted(path)}: {shown(given)} is not one of its values", hint, fix=near[0] if near else None
+    )
 
 
 def _inline(example: Any) -> str:

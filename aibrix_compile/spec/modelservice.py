@@ -34,13 +34,17 @@ API_VERSION = "serving.aibrix.ai/v1alpha1"
 
 
 class SecretRef(Model):
-    secret: DnsName = field("Name of a Secret in the service's namespace. Secrets are never written into a spec.", "hf-token")
+    secret: DnsName = field(
+        "Name of a Secret in the service's namespace. Secrets are never written into a spec.", "hf-token"
+    )
     key: Text = field("Key inside the Secret.", "token", "token")
 
 
 class Metadata(Model):
     name: DnsLabel = field("Name of the service; the names of its objects start with it.", "support-chat")
-    labels: dict[str, Text] = field("Labels for every object and pod of the service: team, cost centre.", {"team": "support"}, {})
+    labels: dict[str, Text] = field(
+        "Labels for every object and pod of the service: team, cost centre.", {"team": "support"}, {}
+    )
 
 
 # --- model
@@ -92,14 +96,20 @@ class Loading(Model):
 
 
 class ModelSource(Model):
-    uri: Uri = field("Where the weights are: hf:// s3:// gs:// https:// pvc:// or file://.", "hf://meta-llama/Llama-3.1-8B-Instruct")
+    uri: Uri = field(
+        "Where the weights are: hf:// s3:// gs:// https:// pvc:// or file://.", "hf://meta-llama/Llama-3.1-8B-Instruct"
+    )
     servedName: ServedName | None = field(
         "What clients send as `model`. Default: the last part of the uri.", "meta-llama/Llama-3.1-8B-Instruct", None
     )
     revision: Text = field("Branch, tag or commit; aibrix.lock pins a branch or tag to a commit.", "main", "main")
-    credentials: SecretRef | None = field("The Secret with the token that reads the weights.", {"secret": "hf-token"}, None)
+    credentials: SecretRef | None = field(
+        "The Secret with the token that reads the weights.", {"secret": "hf-token"}, None
+    )
     shape: Shape | None = field(
-        "Sizes of a model that the catalog does not know, or the path of its config.json beside this file.", "config.json", None
+        "Sizes of a model that the catalog does not know, or the path of its config.json beside this file.",
+        "config.json",
+        None,
     )
     loading: Loading = field("How weights are loaded and kept.", {"method": "download"}, Loading)
 
@@ -121,11 +131,17 @@ class Engine(Model):
     version: Version = field("Engine version; no default, so that a new compiler never restarts GPU pods.", "0.32.0")
     maxModelLen: Positive | None = field("Longest context served, tokens. Default: the model's own.", 16384, None)
     args: dict[str, Raw] = field(
-        "Engine flags without the dashes, checked against those that this version knows.", {"gpu-memory-utilization": 0.9}, {}
+        "Engine flags without the dashes, checked against those that this version knows.",
+        {"gpu-memory-utilization": 0.9},
+        {},
     )
-    env: dict[str, EnvVar] = field("Environment variables: text, or {secret, key}.", {"VLLM_LOGGING_LEVEL": "WARNING"}, {})
+    env: dict[str, EnvVar] = field(
+        "Environment variables: text, or {secret, key}.", {"VLLM_LOGGING_LEVEL": "WARNING"}, {}
+    )
     image: Image | None = field(
-        "Container image, best with its digest. Default: the engine's own of this version.", "docker.io/vllm/vllm-openai:v0.32.0", None
+        "Container image, best with its digest. Default: the engine's own of this version.",
+        "docker.io/vllm/vllm-openai:v0.32.0",
+        None,
     )
 
 
@@ -162,14 +178,20 @@ class Parallelism(Model):
 
 
 class Resources(Model):
-    cpu: Millicores | None = field("CPUs that one replica asks for. Default: the accelerator's share of its node.", 8, None)
-    memory: Bytes | None = field("Host memory of one replica, request and limit. Default: the accelerator's share.", "32Gi", None)
+    cpu: Millicores | None = field(
+        "CPUs that one replica asks for. Default: the accelerator's share of its node.", 8, None
+    )
+    memory: Bytes | None = field(
+        "Host memory of one replica, request and limit. Default: the accelerator's share.", "32Gi", None
+    )
     ephemeralStorage: Bytes | None = field("Local disk of one replica. Default: room for the weights.", "100Gi", None)
 
 
 class PodAccount(Model):
     annotations: dict[str, Text] = field(
-        "Annotations of the pool's ServiceAccount, such as a cloud identity.", {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/weights"}, {}
+        "Annotations of the pool's ServiceAccount, such as a cloud identity.",
+        {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/weights"},
+        {},
     )
 
 
@@ -182,7 +204,9 @@ class Pool(Model):
     resources: Resources = field("CPU, memory and disk of one replica.", {"cpu": 8, "memory": "32Gi"}, Resources)
     spot: Bool = field("Run on interruptible nodes.", "true", False)
     serviceAccount: PodAccount = field(
-        "Annotations of the pool's ServiceAccount.", {"annotations": {"iam.gke.io/gcp-service-account": "w@p.iam.gserviceaccount.com"}}, PodAccount
+        "Annotations of the pool's ServiceAccount.",
+        {"annotations": {"iam.gke.io/gcp-service-account": "w@p.iam.gserviceaccount.com"}},
+        PodAccount,
     )
     priorityClass: DnsName | None = field("PriorityClass of the pods.", "production", None)
     imagePullSecrets: list[DnsName] = field("Secrets that pull the images.", ["registry"], [])
@@ -222,9 +246,15 @@ class ScalingStrategy(Choice):
     what: ClassVar[str] = "scaling strategy"
 
     none: Nothing | None = field("Git owns the number.", {}, None)
-    hpa: Hpa | None = field("Kubernetes' HorizontalPodAutoscaler.", {"metric": "requests_in_flight", "target": "12 per replica"}, None)
-    kpa: Kpa | None = field("Stable and panic windows, as Knative does.", {"metric": "requests_in_flight", "target": "12 per replica"}, None)
-    apa: Apa | None = field("Follows a per-replica mean with a tolerance band.", {"metric": "kv_cache_usage", "target": "50%"}, None)
+    hpa: Hpa | None = field(
+        "Kubernetes' HorizontalPodAutoscaler.", {"metric": "requests_in_flight", "target": "12 per replica"}, None
+    )
+    kpa: Kpa | None = field(
+        "Stable and panic windows, as Knative does.", {"metric": "requests_in_flight", "target": "12 per replica"}, None
+    )
+    apa: Apa | None = field(
+        "Follows a per-replica mean with a tolerance band.", {"metric": "kv_cache_usage", "target": "50%"}, None
+    )
     slo: Slo | None = field("Sizes the pools so that the service's slo holds.", {"utilization": "70%"}, None)
 
 
@@ -246,10 +276,16 @@ class Budget(Model):
 
 
 class Scaling(Model):
-    strategy: ScalingStrategy = field("Who chooses the number of replicas.", "slo", lambda: ScalingStrategy.model_validate("none"))
-    schedules: list[Schedule] = field("Bounds by time of day.", [{"days": ["Mon"], "from": "08:00", "to": "19:00", "min": 2}], [])
+    strategy: ScalingStrategy = field(
+        "Who chooses the number of replicas.", "slo", lambda: ScalingStrategy.model_validate("none")
+    )
+    schedules: list[Schedule] = field(
+        "Bounds by time of day.", [{"days": ["Mon"], "from": "08:00", "to": "19:00", "min": 2}], []
+    )
     budget: Budget | None = field("Limits of the whole service.", {"maxGPUs": 8}, None)
-    scaleToZeroAfter: DurationMs | None = field("Idle time after which the last replica goes; needs a pool with min 0.", "15m", None)
+    scaleToZeroAfter: DurationMs | None = field(
+        "Idle time after which the last replica goes; needs a pool with min 0.", "15m", None
+    )
     warmPool: Count = field("Loaded replicas kept idle for bursts.", 1, 0)
     seasonal: Bool = field("Use the same time yesterday and last week as a floor.", "true", False)
 
@@ -263,7 +299,9 @@ class Session(Model):
 
 
 class Custom(Model):
-    function: Text = field("Python function (request, endpoints, now) -> scores, as package.module:function.", "acme_routing.scores:score")
+    function: Text = field(
+        "Python function (request, endpoints, now) -> scores, as package.module:function.", "acme_routing.scores:score"
+    )
 
 
 class RoutingStrategy(Choice):
@@ -276,13 +314,17 @@ class RoutingStrategy(Choice):
     leastKvCache: Nothing | None = field("Least KV cache in use.", {}, None, alias="least-kv-cache")
     loraAffinity: Nothing | None = field("A replica that has the adapter.", {}, None, alias="lora-affinity")
     session: Session | None = field("The same replica for a session.", {"header": "x-session-id"}, None)
-    weighted: dict[str, Number] | None = field("Weighted mean of other strategies.", {"prefix-cache": 2, "least-request": 1}, None)
+    weighted: dict[str, Number] | None = field(
+        "Weighted mean of other strategies.", {"prefix-cache": 2, "least-request": 1}, None
+    )
     custom: Custom | None = field("A function of yours.", {"function": "acme_routing.scores:score"}, None)
 
 
 class Retries(Model):
     attempts: Count = field("Further tries on another replica; never after an answer has begun.", 2, 2)
-    when: list[Text] = field("Conditions of a retry.", ["connect-failure", "503"], ["connect-failure", "refused-stream", "503"])
+    when: list[Text] = field(
+        "Conditions of a retry.", ["connect-failure", "503"], ["connect-failure", "refused-stream", "503"]
+    )
 
 
 class Hold(Model):
@@ -297,7 +339,9 @@ class Canary(Model):
 
 
 class Routing(Model):
-    strategy: RoutingStrategy = field("How a replica is chosen.", "cost", lambda: RoutingStrategy.model_validate("least-request"))
+    strategy: RoutingStrategy = field(
+        "How a replica is chosen.", "cost", lambda: RoutingStrategy.model_validate("least-request")
+    )
     fallback: Literal["least-request", "random"] = field(
         "Used, and reported, when the strategy's inputs are missing.", "least-request", "least-request"
     )
@@ -305,10 +349,16 @@ class Routing(Model):
     idleTimeout: DurationMs = field("Longest gap between two parts of an answer; it bounds TTFT too.", "120s", 120_000)
     retries: Retries = field("When a request is tried again.", {"attempts": 2}, Retries)
     hold: Hold | None = field("Hold requests that must wait, instead of refusing them.", {"maxWait": "180s"}, None)
-    whenPickerDown: Literal["serve", "refuse"] = field("Serve by the fallback, or refuse, while no picker answers.", "serve", "serve")
-    canary: Canary | None = field("Another service that gets a share of the requests.", {"service": "chat-next", "weight": "10%"}, None)
+    whenPickerDown: Literal["serve", "refuse"] = field(
+        "Serve by the fallback, or refuse, while no picker answers.", "serve", "serve"
+    )
+    canary: Canary | None = field(
+        "Another service that gets a share of the requests.", {"service": "chat-next", "weight": "10%"}, None
+    )
     spillTo: DnsLabel | None = field("Another service that takes over when no replica is left.", "chat-small", None)
-    priority: list[Text] = field("Classes of header x-priority, highest first; the lowest is shed first.", ["interactive", "batch"], [])
+    priority: list[Text] = field(
+        "Classes of header x-priority, highest first; the lowest is shed first.", ["interactive", "batch"], []
+    )
 
 
 # --- adapters
@@ -335,16 +385,22 @@ class Adapter(Model):
     rank: Positive | None = field("Its rank. Default: what aibrix.lock read from the adapter.", 16, None)
     priority: Count = field("Placed first when room is short; higher is first.", 10, 0)
     digest: Text | None = field("sha256 of its files; a changed digest is rolled out.", "sha256:" + "0" * 64, None)
-    credentials: SecretRef | None = field("The Secret that reads it. Default: the model's.", {"secret": "adapters-s3"}, None)
+    credentials: SecretRef | None = field(
+        "The Secret that reads it. Default: the model's.", {"secret": "adapters-s3"}, None
+    )
 
 
 class Adapters(Model):
     limits: Limits = field("Room for adapters on one replica.", {"maxLoaded": 8, "maxRank": 32}, Limits)
     whenMissing: Literal["hold", "reject", "base"] = field(
-        "A request for an adapter that no replica has yet: wait, refuse, or answer with the base model and say so.", "hold", "reject"
+        "A request for an adapter that no replica has yet: wait, refuse, or answer with the base model and say so.",
+        "hold",
+        "reject",
     )
     items: list[Adapter] = field("The adapters.", [{"name": "refunds-v3", "uri": "s3://adapters/refunds/v3"}], [])
-    include: list[Text] = field("Files with further items, relative to this file; globs allowed.", ["adapters/*.yaml"], [])
+    include: list[Text] = field(
+        "Files with further items, relative to this file; globs allowed.", ["adapters/*.yaml"], []
+    )
 
 
 # --- access, objectives, load, rollout, monitoring
@@ -388,17 +444,25 @@ class Monitoring(Model):
 class ServiceSpec(Model):
     model: ModelSource = field("What is served.", {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"})
     engine: Engine = field("What serves it.", {"name": "vllm", "version": "0.32.0"})
-    pools: list[Pool] = field("Sets of identical replicas, each on one accelerator.", [{"accelerator": "nvidia-l4", "replicas": 2}])
+    pools: list[Pool] = field(
+        "Sets of identical replicas, each on one accelerator.", [{"accelerator": "nvidia-l4", "replicas": 2}]
+    )
     scaling: Scaling | None = field("Who chooses the number of replicas. Default: Git.", {"strategy": "slo"}, None)
     routing: Routing = field("How requests reach replicas.", {"strategy": "cost"}, Routing)
-    adapters: Adapters | None = field("LoRA adapters on the base model.", {"items": [{"name": "a", "uri": "s3://adapters/a"}]}, None)
-    access: Access | None = field("Who may use the service. Default: every tenant of the environment.", {"tenants": [{"name": "acme"}]}, None)
+    adapters: Adapters | None = field(
+        "LoRA adapters on the base model.", {"items": [{"name": "a", "uri": "s3://adapters/a"}]}, None
+    )
+    access: Access | None = field(
+        "Who may use the service. Default: every tenant of the environment.", {"tenants": [{"name": "acme"}]}, None
+    )
     slo: Objectives | None = field("Objectives: percentile -> duration.", {"ttft": {"p99": "2s"}}, None)
     workload: Workload | None = field(
         "Expected load.", {"inputTokens": 1200, "outputTokens": 250, "requestsPerSecond": 12}, None
     )
     rollout: Rollout = field("How a change is rolled out.", {"maxUnavailable": 0, "maxSurge": 1}, Rollout)
-    monitoring: Monitoring = field("Monitoring objects; they need the Prometheus operator.", {"alerts": "true"}, Monitoring)
+    monitoring: Monitoring = field(
+        "Monitoring objects; they need the Prometheus operator.", {"alerts": "true"}, Monitoring
+    )
 
 
 class ModelService(Model):

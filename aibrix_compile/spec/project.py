@@ -28,13 +28,21 @@ class Images(Model):
 class AcceleratorSite(Model):
     """What an environment says about an accelerator; a name that the catalog does not know needs `like`."""
 
-    like: DnsName | None = field("Accelerator of the catalog that this one is. Default: its own name.", "nvidia-l4", None)
-    nodeSelector: dict[str, Text] | None = field(
-        "Node labels. Default: those of the vendor's feature discovery.", {"cloud.google.com/gke-accelerator": "nvidia-l4"}, None
+    like: DnsName | None = field(
+        "Accelerator of the catalog that this one is. Default: its own name.", "nvidia-l4", None
     )
-    tolerations: FreeList = field("Tolerations of the nodes' taints.", [{"key": "nvidia.com/gpu", "operator": "Exists"}], [])
+    nodeSelector: dict[str, Text] | None = field(
+        "Node labels. Default: those of the vendor's feature discovery.",
+        {"cloud.google.com/gke-accelerator": "nvidia-l4"},
+        None,
+    )
+    tolerations: FreeList = field(
+        "Tolerations of the nodes' taints.", [{"key": "nvidia.com/gpu", "operator": "Exists"}], []
+    )
     gpusPerNode: Positive | None = field("GPUs of one node. Default: the catalog's.", 4, None)
-    pricePerGPUHour: Cost | None = field("Price of one GPU for an hour. Default: the catalog's list price.", "0.71 USD", None)
+    pricePerGPUHour: Cost | None = field(
+        "Price of one GPU for an hour. Default: the catalog's list price.", "0.71 USD", None
+    )
     quota: Count | None = field("GPUs there are. Default: unknown, and no surge is planned.", 16, None)
 
 
@@ -43,8 +51,12 @@ class Tls(Model):
 
 
 class GatewayService(Model):
-    type: Literal["ClusterIP", "LoadBalancer", "NodePort"] = field("Type of the gateway's Service.", "LoadBalancer", "ClusterIP")
-    annotations: dict[str, Text] = field("Annotations of that Service.", {"networking.gke.io/load-balancer-type": "Internal"}, {})
+    type: Literal["ClusterIP", "LoadBalancer", "NodePort"] = field(
+        "Type of the gateway's Service.", "LoadBalancer", "ClusterIP"
+    )
+    annotations: dict[str, Text] = field(
+        "Annotations of that Service.", {"networking.gke.io/load-balancer-type": "Internal"}, {}
+    )
 
 
 class ApiKeys(Model):
@@ -118,7 +130,9 @@ class Environment(Model):
         "Where accelerators are, what they cost and how many there are.", {"nvidia-l4": {"quota": 16}}, {}
     )
     gateway: Gateway | None = field("The gateway of the environment.", {"hostname": "llm.example.com"}, None)
-    argocd: ArgoCD | None = field("Emit Argo CD Applications.", {"repoURL": "https://git.example.com/llm/deploy", "path": "deploy/prod"}, None)
+    argocd: ArgoCD | None = field(
+        "Emit Argo CD Applications.", {"repoURL": "https://git.example.com/llm/deploy", "path": "deploy/prod"}, None
+    )
     policy: Policy = field("Rules that a model owner can not waive.", {"forbid": ["latest-tag"]}, Policy)
 
 
@@ -134,5 +148,3 @@ class Project(Model):
     kind: Literal["Project"] = field("Kind of the document.", "Project")
     metadata: ProjectMetadata = field("Name.", {"name": "assistants"})
     spec: ProjectSpec = field("The project.", {"services": ["services/*.yaml"]})
-
-

@@ -60,10 +60,18 @@ def _number(value: Any, pattern: re.Pattern[str], wanted: str) -> str:
         return found
     digits = found.replace("_", "").replace(",", "")
     if re.fullmatch(r"0x[0-9a-fA-F]{1,15}|0o?[0-7]{1,18}|0b[01]{1,60}", digits):
-        bad("AC104", f"{shown(found)} has several readings; {wanted} has one spelling", "write it in decimal, without leading zeros")
+        bad(
+            "AC104",
+            f"{shown(found)} has several readings; {wanted} has one spelling",
+            "write it in decimal, without leading zeros",
+        )
     if pattern.match(digits) and digits != found:
         bad("AC104", f"{shown(found)} is not {wanted}", f"write {digits}", digits)
-    bad("AC104", f"{wanted} is expected, not {shown(found)}", "write digits only, without a unit" if found[:1].isdigit() else "")
+    bad(
+        "AC104",
+        f"{wanted} is expected, not {shown(found)}",
+        "write digits only, without a unit" if found[:1].isdigit() else "",
+    )
 
 
 def whole(value: Any) -> int:
@@ -89,7 +97,12 @@ def lora_rank(value: Any) -> int:
     found = whole(value)
     if found not in LORA_RANKS:
         right = next((rank for rank in LORA_RANKS if rank > found), LORA_RANKS[-1])
-        bad("AC107", f"engines take no rank limit of {found}", f"write one of {', '.join(map(str, LORA_RANKS))}", str(right))
+        bad(
+            "AC107",
+            f"engines take no rank limit of {found}",
+            f"write one of {', '.join(map(str, LORA_RANKS))}",
+            str(right),
+        )
     return found
 
 
@@ -169,7 +182,7 @@ _PERCENT = re.compile(r"(0|[1-9][0-9]?|100)(\.[0-9]{1,3})?%\Z")
 def percent(value: Any) -> float:
     """A ratio between 0 and 1."""
     found = scalar(value, "a percentage")
-    if (match := _PERCENT.match(found)) is not None and float(found[:-1]) <= 100:
+    if _PERCENT.match(found) and float(found[:-1]) <= 100:
         return float(found[:-1]) / 100
     if _FLOAT.match(found):
         right = f"{float(found) * 100:g}%" if float(found) <= 1 else f"{found}%"
@@ -213,7 +226,10 @@ def target(value: Any) -> Target:
         return Target(float(duration(found)), "ms")
     if _FLOAT.match(found):
         bad(
-            "AC105", f"a target says what it is per: {shown(found)} may be a mean or a total", f"write {found} per replica", f"{found} per replica"
+            "AC105",
+            f"a target says what it is per: {shown(found)} may be a mean or a total",
+            f"write {found} per replica",
+            f"{found} per replica",
         )
     bad("AC105", f"{shown(found)} is no target", "write 12 per replica, 70% or 2s")
 
@@ -228,14 +244,23 @@ def dns_label(value: Any) -> str:
         return found
     right = re.sub(r"[^a-z0-9]+", "-", found.lower()).strip("-")[:63].strip("-")
     hint = "use lower-case letters, digits and -, at most 63, beginning and ending with a letter or digit"
-    bad("AC107", f"{shown(found)} is no name that Kubernetes takes", f"{hint}; for example {right}" if right else hint, right)
+    bad(
+        "AC107",
+        f"{shown(found)} is no name that Kubernetes takes",
+        f"{hint}; for example {right}" if right else hint,
+        right,
+    )
 
 
 def dns_name(value: Any) -> str:
     found = text(value)
     if len(found) <= 253 and _DNS_NAME.match(found):
         return found
-    bad("AC107", f"{shown(found)} is no name that Kubernetes takes", "use lower-case letters, digits, - and ., at most 253")
+    bad(
+        "AC107",
+        f"{shown(found)} is no name that Kubernetes takes",
+        "use lower-case letters, digits, - and ., at most 253",
+    )
 
 
 _SERVED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,199}\Z")
@@ -245,7 +270,11 @@ def served_name(value: Any) -> str:
     found = text(value)
     if _SERVED.match(found):
         return found
-    bad("AC107", f"{shown(found)} is no model name", "use letters, digits and . _ - / : @ +, at most 200, beginning with a letter or digit")
+    bad(
+        "AC107",
+        f"{shown(found)} is no model name",
+        "use letters, digits and . _ - / : @ +, at most 200, beginning with a letter or digit",
+    )
 
 
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -255,7 +284,11 @@ def adapter_name(value: Any) -> str:
     found = text(value)
     if _ADAPTER.match(found):
         return found
-    bad("AC107", f"{shown(found)} is no adapter name", "use letters, digits and . _ -, at most 100, beginning with a letter or digit")
+    bad(
+        "AC107",
+        f"{shown(found)} is no adapter name",
+        "use letters, digits and . _ -, at most 100, beginning with a letter or digit",
+    )
 
 
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?\Z")
@@ -277,7 +310,9 @@ def uri(value: Any) -> str:
     match = _URI.match(found)
     schemes = ", ".join(f"{s}://" for s in SCHEMES)
     if match is None:
-        hint = f"write hf://{found}" if re.fullmatch(r"[\w.-]+/[\w.-]+", found) else f"write one of {schemes} and a path"
+        hint = (
+            f"write hf://{found}" if re.fullmatch(r"[\w.-]+/[\w.-]+", found) else f"write one of {schemes} and a path"
+        )
         bad("AC111", f"{shown(found)} is no uri", hint, f"hf://{found}" if hint.startswith("write hf://") else "")
     if match[1] not in SCHEMES:
         bad("AC111", f'scheme "{match[1]}://" is not supported', f"use one of {schemes}")
@@ -285,11 +320,21 @@ def uri(value: Any) -> str:
     if ".." in rest.split("/"):
         bad("AC111", f'{shown(found)} leaves its folder with ".."', "write the path without ..")
     if match[1] == "hf" and not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
-        bad("AC111", f"{shown(found)} names no repository", "write hf://organisation/repository; the revision has its own field")
+        bad(
+            "AC111",
+            f"{shown(found)} names no repository",
+            "write hf://organisation/repository; the revision has its own field",
+        )
     if match[1] == "file" and not rest.startswith("/"):
         bad("AC111", f"{shown(found)} is no absolute path", f"write file:///{rest}")
-    if match[1] in ("s3", "gs", "https", "pvc") and (rest.startswith("/") or (match[1] != "pvc" and "/" not in rest.rstrip("/"))):
-        bad("AC111", f"{shown(found)} names no path", f"write {match[1]}://{'claim' if match[1] == 'pvc' else 'bucket-or-host'}/path/to/model")
+    if match[1] in ("s3", "gs", "https", "pvc") and (
+        rest.startswith("/") or (match[1] != "pvc" and "/" not in rest.rstrip("/"))
+    ):
+        bad(
+            "AC111",
+            f"{shown(found)} names no path",
+            f"write {match[1]}://{'claim' if match[1] == 'pvc' else 'bucket-or-host'}/path/to/model",
+        )
     return found
 
 
@@ -356,7 +401,9 @@ def raw(value: Any) -> Any:
     return value
 
 
-_AMBIGUOUS = re.compile(r"(?i:yes|no|on|off|y|n|true|false|[-+]?\.(inf|nan))\Z|[-+]?[0-9][0-9_]*(:[0-9_]+)+\Z|[-+]?0[0-9xob_]|[-+]?[0-9][0-9_]*\.?[0-9_]*([eE][-+]?[0-9]+)?\Z|[0-9]{4}-[0-9]+-[0-9]+")
+_AMBIGUOUS = re.compile(
+    r"(?i:yes|no|on|off|y|n|true|false|[-+]?\.(inf|nan))\Z|[-+]?[0-9][0-9_]*(:[0-9_]+)+\Z|[-+]?0[0-9xob_]|[-+]?[0-9][0-9_]*\.?[0-9_]*([eE][-+]?[0-9]+)?\Z|[0-9]{4}-[0-9]+-[0-9]+"
+)
 _CORE_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+\Z")
 
 
@@ -374,7 +421,12 @@ def plain_json(value: Any) -> Any:
         if _CORE_FLOAT.match(value):
             return float(value)
         if _AMBIGUOUS.match(value):
-            bad("AC104", f"{shown(value)} is read differently by different YAML readers", f'write "{value}" for text', f'"{value}"')
+            bad(
+                "AC104",
+                f"{shown(value)} is read differently by different YAML readers",
+                f'write "{value}" for text',
+                f'"{value}"',
+            )
     if value is None:
         bad("AC109", "is empty", "give a value, or remove the key")
     return str(value)
@@ -418,7 +470,9 @@ DnsLabel = Annotated[str, PlainValidator(dns_label), _text_schema(maxLength=63)]
 DnsName = Annotated[str, PlainValidator(dns_name), _text_schema(maxLength=253)]
 ServedName = Annotated[str, PlainValidator(served_name), _string_schema(_SERVED)]
 AdapterName = Annotated[str, PlainValidator(adapter_name), _text_schema(maxLength=100)]
-Uri = Annotated[str, PlainValidator(uri), WithJsonSchema({"type": "string", "pattern": "^(" + "|".join(SCHEMES) + ")://.+"})]
+Uri = Annotated[
+    str, PlainValidator(uri), WithJsonSchema({"type": "string", "pattern": "^(" + "|".join(SCHEMES) + ")://.+"})
+]
 HttpUrl = Annotated[str, PlainValidator(http_url), _string_schema(_URL)]
 Image = Annotated[str, PlainValidator(image), WithJsonSchema({"type": "string"})]
 Bool = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
@@ -426,13 +480,17 @@ Number = Annotated[float, PlainValidator(number), WithJsonSchema({"type": "numbe
 Count = Annotated[int, PlainValidator(between(0, LARGEST)), WithJsonSchema({"type": "integer", "minimum": 0})]
 Positive = Annotated[int, PlainValidator(between(1, LARGEST)), WithJsonSchema({"type": "integer", "minimum": 1})]
 Integer = Annotated[int, PlainValidator(whole), WithJsonSchema({"type": "integer"})]
-Percentage = Annotated[int, PlainValidator(between(0, 100)), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 100})]
+Percentage = Annotated[
+    int, PlainValidator(between(0, 100)), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 100})
+]
 DurationMs = Annotated[int, PlainValidator(duration), _string_schema(_DURATION)]
 Bytes = Annotated[int, PlainValidator(size), _string_schema(_SIZE)]
 Cost = Annotated[Money, PlainValidator(money), _string_schema(_MONEY)]
 Ratio = Annotated[float, PlainValidator(percent), _string_schema(_PERCENT)]
 CountOrPercent = Annotated[
-    int | str, PlainValidator(count_or_percent), WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]})
+    int | str,
+    PlainValidator(count_or_percent),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]}),
 ]
 ScaleTarget = Annotated[
     Target, PlainValidator(target), WithJsonSchema({"type": "string", "pattern": "^[0-9.]+( per replica|%|ms|s|m|h)$"})
@@ -443,4 +501,6 @@ Timezone = Annotated[str, PlainValidator(timezone), _string_schema(_ZONE)]
 Millicores = Annotated[int, PlainValidator(cpu), WithJsonSchema({"type": ["string", "number"]})]
 Raw = Annotated[Any, PlainValidator(raw), WithJsonSchema({})]
 FreeMap = Annotated[dict[str, Any], PlainValidator(free_map), WithJsonSchema({"type": "object"})]
-FreeList = Annotated[list[Any], PlainValidator(free_list), WithJsonSchema({"type": "array", "items": {"type": "object"}})]
+FreeList = Annotated[
+    list[Any], PlainValidator(free_list), WithJsonSchema({"type": "array", "items": {"type": "object"}})
+]
