@@ -57,7 +57,7 @@ def value(result: Compilation, file: str, path: Path) -> Iterator[str]:
 
 
 def _value(draft: Draft, document: Document, path: Path) -> Iterator[str]:
-    found = value_at(document, path)
+    found = value_at(document, path) if path else None
     if found is not None:
         span = locate(document, path)
         yield f"{dotted(path)} = {_shown(found)}"
@@ -65,7 +65,7 @@ def _value(draft: Draft, document: Document, path: Path) -> Iterator[str]:
             yield f"  set at {span.file}:{span.line}:{span.column}"
         else:
             yield from (f"  {line}" for line in _origins(found))
-    else:
+    elif path:
         info = field_at(ModelService, path)
         if info is None and model_at(ModelService, path) is None:
             raise UsageError(f"the language has no {dotted(path)}")

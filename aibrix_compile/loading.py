@@ -116,7 +116,7 @@ class Workspace:
         root = service.value
         for overlay in self.overlays.get(environment, ()):
             if service_name(overlay) == service_name(service):
-                root = merge(root, overlay.value, lambda *found: self.report(found[0], *found[1:], at_key=False))
+                root = merge(root, overlay.value, self.report)
         spec = root.get("spec")
         if isinstance(spec, Map):
             root = _replace(root, "spec", self._included(self._shaped(spec)))

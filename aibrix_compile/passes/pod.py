@@ -7,7 +7,6 @@ and until no request is running or waiting; then the engine gets SIGTERM. The gr
 import hashlib
 import math
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
@@ -22,7 +21,7 @@ DRAIN = "drain.py"
 _GIB = 2**30
 PROPAGATION = 15  # seconds until endpoints, proxies and DNS have forgotten a pod that terminates
 _MARGIN = 15  # seconds for the engine to exit after SIGTERM
-_READ = 100e6  # bytes per second that a store or disk gives at worst while weights are read
+_READ = 100e6  # bytes per second that a store or disk gives at worst to each process that reads weights
 _WARM_UP = 240  # seconds: imports, compilation, graph capture, profiling run
 _PULL = 600  # seconds to pull a 10 GB image
 _ROOM = 20 * _GIB  # disk for compile caches, temporary files and logs
@@ -209,19 +208,17 @@ def resources(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
 
 def times(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     """Start-up: weights at 100 MB/s and warm-up. Stop: the longest answer and what surrounds it."""
-    read = 0 if draft.spec.engine.name == MOCK else draft.weight_bytes / _READ
+    weights = 0 if draft.spec.engine.name == MOCK else draft.weight_bytes
+    read, fetch = weights / _READ / max(1, pool.gpus), weights / _READ * (pool.prefetch is not None)
     pool.startup_seconds = _tens(_WARM_UP + read)
-    pool.progress_deadline_seconds = (
-        math.ceil((pool.startup_seconds + read * (pool.prefetch is not None) + _PULL) / 60) * 60
-    )
+    pool.progress_deadline_seconds = math.ceil((pool.startup_seconds + fetch + _PULL) / 60) * 60
     answer = math.ceil(draft.spec.routing.timeout / 1000)
     pool.drain_seconds = PROPAGATION + answer
     pool.grace_seconds = pool.drain_seconds + _MARGIN
-    name = PurePosixPath(draft.model_argument).name
     draft.decide(
         pool.path,
         f"{pool.startup_seconds} s to start, {pool.grace_seconds} s to stop",
-        f"start: {_WARM_UP} s to warm up, {read:.0f} s to read {name} at 100 MB/s",
+        f"start: {_WARM_UP} s to warm up, {read:.0f} s to read {size_text(weights)} at 100 MB/s for each GPU",
         f"stop: {PROPAGATION} s to leave the endpoints, {answer} s for the longest answer (routing.timeout), {_MARGIN} s to exit",
     )
     yield from ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from aibrix_compile.catalog import models
 from aibrix_compile.catalog.engines import human_int
 from aibrix_compile.catalog.models import ModelShape
 from aibrix_compile.diagnostics import Problem
@@ -165,16 +166,11 @@ def size(shape: ModelShape, weights: int, memory_bytes: int, split: Split, max_m
 
 
 def kv_bytes(shape: ModelShape, tokens: int, split: Split) -> int:
-    """KV cache of one sequence of `tokens` tokens on one GPU, bytes: 2 x KV heads x head width x bytes for each layer and
-    token, or the compressed width of multi-head latent attention; layers with a sliding window keep the window only."""
-    tokens = -(-tokens // _BLOCK) * _BLOCK
-    if shape.kv_lora_rank:
-        row = shape.kv_lora_rank + shape.rope_head_dim  # every GPU holds it whole
-    else:
-        row = 2 * max(1, shape.kv_heads // split.tensor) * shape.head_dim
-    windowed = shape.sliding_layers if shape.sliding_window else 0
-    kept = (shape.layers - windowed) * tokens + windowed * min(tokens, shape.sliding_window)
-    return max(1, row * split.kv_bytes * kept // split.pipeline)
+    """KV cache of one sequence of `tokens` tokens on one GPU, bytes. Tensor parallel shares KV heads out, each GPU holding
+    one at least; the compressed cache of multi-head latent attention is whole on every GPU; a pipeline shares layers out."""
+    whole = models.kv_bytes(shape, -(-tokens // _BLOCK) * _BLOCK, split.kv_bytes)
+    heads = 1.0 if shape.kv_lora_rank else max(1, shape.kv_heads // split.tensor) / shape.kv_heads
+    return max(1, int(whole * heads) // split.pipeline)
 
 
 def longest(shape: ModelShape, room: int, split: Split) -> int:

@@ -152,7 +152,7 @@ def _real(tree: Any, location: Path) -> Path:
             isinstance(node, list) and isinstance(step, int) and step < len(node)
         )
         if inside:
-            node = node[step]  # type: ignore[index]
+            node = node[step]
             path.append(step)
         elif depth == len(location) - 1 and isinstance(node, dict) and step != "[key]":
             path.append(step)

@@ -18,7 +18,7 @@ from aibrix_compile.yamlio import Plain
 
 def bad(code: str, message: str, hint: str = "", fix: str = "") -> NoReturn:
     """Raise what decode.py turns into a Problem. `fix` is replacement text for the value."""
-    raise PydanticCustomError(code, "{message}", {"message": message, "hint": hint, "fix": fix})  # type: ignore[arg-type]
+    raise PydanticCustomError(code, "{message}", {"message": message, "hint": hint, "fix": fix})
 
 
 def shown(value: Any) -> str:

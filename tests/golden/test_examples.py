@@ -1,0 +1,95 @@
+"""Every example compiles to the tree that is committed beside it: on any machine, from any folder, with any hash seed."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from kubernetes_validate import utils as kubernetes_schemas
+
+from aibrix_compile import ownership
+from tests.golden.trees import EXAMPLES, NAMES, build, tree
+
+SCHEMAS = ("1.31", "1.34", "1.37")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_expected_tree(name: str, tmp_path: Path) -> None:
+    done = build(EXAMPLES / name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path) == tree(EXAMPLES / name / "expected")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONHASHSEED": "1"},
+        {"PYTHONHASHSEED": "2", "LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kolkata"},
+        {"LC_ALL": "C", "NO_COLOR": "1"},
+    ],
+)
+def test_same_bytes_everywhere(environment: dict[str, str], tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / "with space"
+    shutil.copytree(EXAMPLES / "02-environments", copy, ignore=shutil.ignore_patterns("expected"))
+    done = build(copy, tmp_path / "out", env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == tree(EXAMPLES / "02-environments" / "expected")
+
+
+def test_a_service_alone_does_not_depend_on_the_current_folder(tmp_path: Path) -> None:
+    for place, paths in (("a", ["chat.yaml"]), ("b/c", ["../../a/chat.yaml"])):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(EXAMPLES / "01-minimal" / "chat.yaml", tmp_path / "a")
+        done = build(tmp_path / place, tmp_path / "out" / place[:1], *paths)
+        assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out" / "a") == tree(EXAMPLES / "01-minimal" / "expected")
+
+
+def _objects() -> list[tuple[str, dict]]:  # type: ignore[type-arg]
+    return [
+        (path.relative_to(EXAMPLES).as_posix(), yaml.safe_load(path.read_text("utf-8")))
+        for name in NAMES
+        for path in sorted((EXAMPLES / name / "expected").rglob("*.yaml"))
+    ]
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_objects_fit_the_schemas_of_kubernetes(version: str) -> None:
+    for path, value in _objects():
+        if value["kind"] != "Application":
+            kubernetes_schemas.validate(value, version, strict=True)
+        assert path
+
+
+def test_no_object_contains_a_field_that_a_controller_owns() -> None:
+    scaled = {
+        (target["kind"], target["name"])
+        for _, value in _objects()
+        if value["kind"] == "Application"
+        for target in value["spec"].get("ignoreDifferences", ())
+    }
+    for path, value in _objects():
+        key = (value["kind"], value["metadata"]["name"])
+        assert ownership.trespasses(value, scaled=key in scaled) == [], path
+
+
+def test_pods_are_least_privileged() -> None:
+    for path, value in _objects():
+        if value["kind"] != "Deployment":
+            continue
+        pod = value["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"], path
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], path
+            assert security["capabilities"]["drop"] == ["ALL"], path
+
+
+def test_pods_have_time_to_finish_the_longest_answer() -> None:
+    for path, value in _objects():
+        if value["kind"] == "Deployment":
+            pod = value["spec"]["template"]["spec"]
+            assert pod["terminationGracePeriodSeconds"] > 300, path
+            *_, propagation, limit = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+            assert int(propagation) + 300 <= int(limit) < pod["terminationGracePeriodSeconds"], path
