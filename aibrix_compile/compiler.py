@@ -116,8 +116,9 @@ def _drafts(workspace: Workspace, environment: Environment, build: bool, result:
     mirror = workspace.project.spec.images.mirror if workspace.project else None
     site = Site(environment, mirror or "", workspace.lock, workspace.project is not None)
     for written in workspace.services:
-        document = workspace.merged(written, environment.name)
+        document, unread = workspace.merged(written, environment.name)
         decoded = decode(ModelService, document.value)
+        decoded.invalid |= unread
         for problem in decoded.problems:
             result.add_problem(problem, document, environment.name)
         if decoded.model is None:

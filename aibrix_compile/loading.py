@@ -16,6 +16,7 @@ from typing import Any
 
 from aibrix_compile.catalog import models
 from aibrix_compile.diagnostics import CompileError, Diagnostic, Severity, UsageError
+from aibrix_compile.diagnostics import Path as SpecPath
 from aibrix_compile.lock import Lock, Locked, LockedAdapter
 from aibrix_compile.overlay import merge
 from aibrix_compile.spec.decode import decode, sound
@@ -111,16 +112,22 @@ class Workspace:
             )
         return found
 
-    def merged(self, service: Document, environment: str) -> Document:
-        """The service's document under the overlays of `environment`, its includes and its config.json read in."""
-        root = service.value
+    def merged(self, service: Document, environment: str) -> tuple[Document, set[SpecPath]]:
+        """The service's document under the overlays of `environment`, its includes and its config.json read in, and the
+        paths that could not be read in."""
+        root, unread = service.value, set[SpecPath]()
         for overlay in self.overlays.get(environment, ()):
             if service_name(overlay) == service_name(service):
                 root = merge(root, overlay.value, self.report)
         spec = root.get("spec")
         if isinstance(spec, Map):
-            root = _replace(root, "spec", self._included(self._shaped(spec)))
-        return Document(root, service.place)
+            shaped = self._shaped(spec)
+            if shaped is None:
+                model = spec["model"]
+                shaped = _replace(spec, "model", _without(model, "shape"))
+                unread.add(("spec", "model", "shape"))
+            root = _replace(root, "spec", self._included(shaped))
+        return Document(root, service.place), unread
 
     def _included(self, spec: Map) -> Map:
         adapters = spec.get("adapters")
@@ -155,7 +162,8 @@ class Workspace:
             for item, item_place in zip(found, found.at, strict=True):
                 items.put(item, item_place)
 
-    def _shaped(self, spec: Map) -> Map:
+    def _shaped(self, spec: Map) -> Map | None:
+        """The spec with the sizes of the config.json that it names; None when they can not be had."""
         model = spec.get("model")
         written = model.get("shape") if isinstance(model, Map) else None
         if not isinstance(model, Map) or not isinstance(written, str):
@@ -173,12 +181,14 @@ class Workspace:
                     "use the model's own config.json, or write the sizes here",
                 )
                 continue
-            except (ValueError, RecursionError, CompileError):
-                self.report("AC125", place, f"{self.name(path)} is no JSON", "use the model's own config.json")
+            except (ValueError, TypeError, AttributeError, RecursionError, CompileError):
+                self.report(
+                    "AC125", place, f"{self.name(path)} is no config.json of a model", "use the model's own config.json"
+                )
                 continue
             for key, value in sizes.items():
                 shape.put(key, Plain(str(value)), place)
-        return _replace(spec, "model", _replace(model, "shape", shape) if shape else _without(model, "shape"))
+        return _replace(spec, "model", _replace(model, "shape", shape)) if shape else None
 
     def _folder(self, source: SourceFile) -> Path:
         return (self.root / source.name).parent

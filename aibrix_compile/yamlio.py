@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -21,11 +21,17 @@ from aibrix_compile.diagnostics import CompileError, Diagnostic, Path, Related, 
 MAX_BYTES = 2 * 1024 * 1024  # 10,000 adapter items are 0.8 MB
 MAX_DEPTH = 64
 MAX_NODES = 250_000  # after aliases are counted in full; 10,000 adapter items are 90,000
+MAX_FINDINGS = 1000  # what nobody reads any more
+MAX_DIRECTIVES = 16  # libyaml compares each %TAG with all before it
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
-_ODD_BREAKS = re.compile("\r(?!\n)|[\x85\u2028\u2029]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+_ODD_BREAKS = ("\x85", "\u2028", "\u2029")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
+_BEGINS_TOO_EARLY = {  # what libyaml notices only lines later -> what to do where it begins
+    "could not find expected ':'": "write it as key: value, with a space after the colon",
+    "found unexpected end of stream": "close the quote that opens here",
+}
 
 
 class Plain(str):
@@ -40,10 +46,15 @@ class SourceFile:
 
     name: str
     text: str
+    odd_breaks: bool = field(init=False)  # libyaml counts them as line ends, editors do not
+
+    def __post_init__(self) -> None:
+        odd = any(c in self.text for c in _ODD_BREAKS) or self.text.count("\r") != self.text.count("\r\n")
+        object.__setattr__(self, "odd_breaks", odd)
 
     def span(self, start: Any, end: Any) -> Span:
         """The span between two libyaml marks, cut at the end of its first line when it runs over several."""
-        if _ODD_BREAKS.search(self.text):  # libyaml counts these as line ends, editors do not
+        if self.odd_breaks:
             first = _point(self.name, self.text, start.index)
             width = max(1, len(self.text[start.index : end.index].partition("\n")[0].rstrip()))
             return Span(self.name, first.line, first.column, first.line, first.column + width)
@@ -176,14 +187,19 @@ def decode(data: bytes, name: str) -> SourceFile:
 def parse(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
     """All documents of a file and what is wrong with them short of a syntax error (which raises CompileError)."""
     builder = _Builder(source)
+    if source.text.count("\n%TAG") > MAX_DIRECTIVES:
+        raise _refuse("AC004", _point(source.name, source.text, 0), "too many %TAG directives", "remove them")
     try:
         documents = list(builder.documents())
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        span = _point(source.name, source.text, mark.index if mark else 0)
         problem = (error.problem or "not valid YAML").strip()
+        hint = _BEGINS_TOO_EARLY.get(problem, "") if error.context_mark else ""
+        mark = error.context_mark if hint else error.problem_mark or error.context_mark
+        span = _point(source.name, source.text, mark.index if mark else 0)
         context = f" ({error.context})" if error.context else ""
-        raise _refuse("AC001", span, f"YAML syntax: {problem}{context}", _syntax_hint(source, mark)) from None
+        hint = hint or _syntax_hint(source, mark)
+        code = "AC004" if "nesting depth" in problem else "AC001"
+        raise _refuse(code, span, f"YAML syntax: {problem}{context}", hint) from None
     except yaml.YAMLError as error:
         raise _refuse(
             "AC001", _point(source.name, source.text, 0), f"YAML syntax: {str(error).splitlines()[0]}"
@@ -197,8 +213,9 @@ class _Builder:
     def __init__(self, source: SourceFile) -> None:
         self.source = source
         self.findings: list[Diagnostic] = []
-        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.anchors: dict[str, tuple[Any, int, int]] = {}  # value, how many values and how many levels it has
         self.nodes = 0
+        self.deepest = 0
         self.next: Any = None
 
     def documents(self) -> Iterator[Document]:
@@ -227,22 +244,24 @@ class _Builder:
             if event.tag is not None:
                 self.refuse_tag(event)
             text = event.value
+            if event.style == '"':
+                self.refuse_control(event)
             value: Any = text
             if event.style is None or event.style == "":
                 value = None if text in _NULLS else Plain(text)
             if event.anchor is not None:
-                self.anchors[event.anchor] = (value, 1)
+                self.anchors[event.anchor] = (value, 1, 0)
             return value, event.end_mark
         if kind is yaml.AliasEvent:
-            return self.alias(event), event.end_mark
-        if depth >= MAX_DEPTH:
-            raise self.stop("AC004", event, f"nested deeper than {MAX_DEPTH} levels", "flatten the document")
+            return self.alias(event, depth), event.end_mark
         if event.tag is not None:
             self.refuse_tag(event)
-        before = self.nodes
+        before, outside, self.deepest = self.nodes, self.deepest, depth
+        self.descend(event, depth + 1)
         filled, end = (self.mapping if kind is yaml.MappingStartEvent else self.sequence)(depth + 1)
         if event.anchor is not None:
-            self.anchors[event.anchor] = (filled, self.nodes - before + 1)
+            self.anchors[event.anchor] = (filled, self.nodes - before + 1, self.deepest - depth)
+        self.deepest = max(self.deepest, outside)
         return filled, end
 
     def mapping(self, depth: int) -> tuple[Map, Any]:
@@ -259,16 +278,8 @@ class _Builder:
             if text is None:
                 continue
             if text in result:
-                self.findings.append(
-                    Diagnostic(
-                        "AC002",
-                        Severity.ERROR,
-                        f'duplicate key "{text}"',
-                        place.span(at_key=True),
-                        "keep one of the two",
-                        related=(Related(result.at[text].span(at_key=True), "first set here"),),
-                    )
-                )
+                first = Related(result.at[text].span(at_key=True), "first set here")
+                self.find("AC002", key, f'duplicate key "{text}"', "keep one of the two", (first,))
                 continue
             result.put(text, value, place)
 
@@ -295,21 +306,29 @@ class _Builder:
                 )
                 return None
             if event.anchor is not None:
-                self.anchors[event.anchor] = (text, 1)
+                self.anchors[event.anchor] = (text, 1, 0)
+            if event.style == '"':
+                self.refuse_control(event)
             return text
         self.find("AC005", event, "a key must be plain text", "write the key as one word")
         if type(event) is not yaml.AliasEvent:
             self.node(event, depth)
         return None
 
-    def alias(self, event: Any) -> Any:
+    def alias(self, event: Any, depth: int) -> Any:
         if event.anchor not in self.anchors:
             raise self.stop(
                 "AC005", event, f'alias "*{event.anchor}" has no anchor before it', "define the anchor first"
             )
-        value, weight = self.anchors[event.anchor]
+        value, weight, levels = self.anchors[event.anchor]
         self.count(event, weight)
+        self.descend(event, depth + levels)
         return value
+
+    def descend(self, event: Any, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise self.stop("AC004", event, f"nested deeper than {MAX_DEPTH} levels", "flatten the document")
+        self.deepest = max(self.deepest, depth)
 
     def count(self, event: Any, weight: int) -> None:
         self.nodes += weight
@@ -326,9 +345,15 @@ class _Builder:
             "AC005", event, f'YAML tags ("{event.tag}") are not supported', "remove the tag; the field decides the type"
         )
 
-    def find(self, code: str, event: Any, message: str, hint: str) -> None:
+    def refuse_control(self, event: Any) -> None:
+        if (found := _CONTROL.search(event.value)) is not None:
+            self.find("AC003", event, f"control character U+{ord(found.group()):04X} is not allowed", "remove it")
+
+    def find(self, code: str, event: Any, message: str, hint: str, related: tuple[Related, ...] = ()) -> None:
+        if len(self.findings) == MAX_FINDINGS:
+            raise self.stop("AC004", event, f"more than {MAX_FINDINGS} mistakes", "correct these first")
         span = self.source.span(event.start_mark, event.end_mark)
-        self.findings.append(Diagnostic(code, Severity.ERROR, message, span, hint))
+        self.findings.append(Diagnostic(code, Severity.ERROR, message, span, hint, related=related))
 
     def stop(self, code: str, event: Any, message: str, hint: str) -> CompileError:
         span = self.source.span(event.start_mark, event.end_mark)

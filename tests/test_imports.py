@@ -74,9 +74,9 @@ def test_layers(path: Path) -> None:
             assert room in THIRD_PARTY.get(first, set()), f"{room} may not import {first}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "policy").rglob("*.py")), ids=str)
-def test_policy_is_pure(path: Path) -> None:
-    assert not _imports(path) & {"time", "random", "asyncio", "os", "socket", "pathlib", "datetime"}
+def test_policy_is_pure() -> None:
+    for path in (PACKAGE / "policy").rglob("*.py"):
+        assert not _imports(path) & {"time", "random", "asyncio", "os", "socket", "pathlib", "datetime"}
 
 
 def test_every_module_says_why_it_exists() -> None:

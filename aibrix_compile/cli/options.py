@@ -51,10 +51,9 @@ def show(
     """
     from aibrix_compile import report
 
-    prefix = os.path.relpath(root)
-    if prefix != os.curdir:
-        diagnostics = [_from_here(one, prefix) for one in diagnostics]
-        sources = {_join(prefix, name): text for name, text in sources.items()}
+    if root != Path.cwd():
+        diagnostics = [_from_here(one, root) for one in diagnostics]
+        sources = {_seen(root, name): text for name, text in sources.items()}
     if arguments.format == "pretty":
         if diagnostics:
             width = max(40, shutil.get_terminal_size((120, 24)).columns)
@@ -69,13 +68,13 @@ def show(
         stream.write(report.sarif(diagnostics, version=version("aibrix-compile"), titles=TITLES))
 
 
-def _join(prefix: str, name: str) -> str:
-    return os.path.normpath(f"{prefix}/{name}").replace(os.sep, "/")
+def _seen(root: Path, name: str) -> str:
+    return os.path.relpath(root / name).replace(os.sep, "/")
 
 
-def _from_here(diagnostic: Diagnostic, prefix: str) -> Diagnostic:
+def _from_here(diagnostic: Diagnostic, root: Path) -> Diagnostic:
     def moved(span: Span) -> Span:
-        return replace(span, file=_join(prefix, span.file))
+        return replace(span, file=_seen(root, span.file))
 
     fix = replace(diagnostic.fix, span=moved(diagnostic.fix.span)) if diagnostic.fix else None
     related = tuple(replace(one, span=moved(one.span)) for one in diagnostic.related)

@@ -32,7 +32,7 @@ PASSES = (
     Pass(names.labels),
     Pass(names.served_name, needs=("model.uri", "model.servedName")),
     Pass(names.pool_names),
-    Pass(names.adapter_names, needs=("adapters", "model.uri", "model.servedName")),
+    Pass(names.adapter_names, needs=("adapters.limits", "model.uri", "model.servedName")),
     Pass(each_pool=hardware.accelerator, pool_needs=("accelerator", "parallelism")),
     Pass(
         each_pool=hardware.placement,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.passes.draft import Draft, PoolDraft
+from aibrix_compile.spec.decode import sound
 
 LONGEST = 63  # a label value, a Service's name and a pod's host name
 _HEADLESS = "-headless"
@@ -95,6 +96,8 @@ def adapter_names(draft: Draft) -> Iterator[Problem]:
     first: dict[str, int] = {}
     for index, item in enumerate(adapters.items if adapters else ()):
         path: Path = ("spec", "adapters", "items", index)
+        if not sound(draft.invalid, path):
+            continue
         if item.name == draft.served_name:
             yield Problem(
                 "AC216",
