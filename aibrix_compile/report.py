@@ -57,9 +57,7 @@ def _block(one: Diagnostic, sources: Mapping[str, str], color: bool, width: int)
 
 def _summary(diagnostics: Sequence[Diagnostic]) -> str:
     counts = [(sum(d.severity is severity for d in diagnostics), severity.value) for severity in Severity]
-    text = ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count)
-    fixable = sum(d.fix is not None for d in diagnostics)
-    return f"{text}" + (f" ({fixable} with a ready fix)" if fixable else "")
+    return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count)
 
 
 def _clip(line: str, span: Span, room: int) -> tuple[str, int, int]:

@@ -279,7 +279,7 @@ class _Builder:
                 continue
             if text in result:
                 first = Related(result.at[text].span(at_key=True), "first set here")
-                self.find("AC002", key, f'duplicate key "{text}"', "keep one of the two", (first,))
+                self.find("AC002", key, f'duplicate key "{text[:60]}"', "keep one of the two", (first,))
                 continue
             result.put(text, value, place)
 
@@ -318,7 +318,7 @@ class _Builder:
     def alias(self, event: Any, depth: int) -> Any:
         if event.anchor not in self.anchors:
             raise self.stop(
-                "AC005", event, f'alias "*{event.anchor}" has no anchor before it', "define the anchor first"
+                "AC005", event, f'alias "*{event.anchor[:60]}" has no anchor before it', "define the anchor first"
             )
         value, weight, levels = self.anchors[event.anchor]
         self.count(event, weight)
@@ -342,7 +342,10 @@ class _Builder:
 
     def refuse_tag(self, event: Any) -> None:
         self.find(
-            "AC005", event, f'YAML tags ("{event.tag}") are not supported', "remove the tag; the field decides the type"
+            "AC005",
+            event,
+            f'YAML tags ("{event.tag[:60]}") are not supported',
+            "remove the tag; the field decides the type",
         )
 
     def refuse_control(self, event: Any) -> None:

@@ -18,6 +18,6 @@ aibrix-compile explain services/support-chat.yaml 'pools[0].accelerator' -e prod
 
 cp -r . "$out/broken"
 cd "$out/broken"
-sed -i.bak 's/maxModelLen: 16384/maxModelLen: 131072/' services/support-chat.yaml
-show "aibrix-compile check   # after: engine.maxModelLen: 131072"
+sed -i.bak 's/accelerator: nvidia-l4/accelerator: nvidia-t4/' services/support-chat.yaml
+show "aibrix-compile check   # after: pools[0].accelerator: nvidia-t4"
 aibrix-compile check || test $? -eq 1

@@ -5,10 +5,9 @@ Every option answers something that a real Argo CD was seen to do; see ARCHITECT
 
 from __future__ import annotations
 
-from aibrix_compile.emit import json_text
-
 from aibrix_compile.artifact import Artifact, Object, Source
 from aibrix_compile.backends.objects import SERVICE_LABEL, SOURCE_ANNOTATION, artifact
+from aibrix_compile.emit import json_text
 from aibrix_compile.ownership import ignore_differences
 from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
 

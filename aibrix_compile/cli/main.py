@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 from aibrix_compile.cli import build, check, completion, explain, init, schema
@@ -29,11 +28,22 @@ exit codes: 0 ok, 1 findings, 2 usage or environment, 3 a bug
 """
 
 
+class _ShowVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"aibrix-compile {_version()}\n")
+
+
+def _version() -> str:
+    from importlib.metadata import version  # 20 ms
+
+    return version("aibrix-compile")
+
+
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="aibrix-compile", description=_ABOUT, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--version", action="version", version=f"aibrix-compile {version('aibrix-compile')}")
+    found.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add(commands)
@@ -64,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
         traceback.print_exc()
         sys.stderr.write(
-            f"\nThis is a bug in aibrix-compile {version('aibrix-compile')} (Python {sys.version.split()[0]}), not in your spec.\n"
+            f"\nThis is a bug in aibrix-compile {_version()} (Python {sys.version.split()[0]}), not in your spec.\n"
             "Please report it with the lines above and, if you can share it, the file that it was reading.\n"
         )
         return 3

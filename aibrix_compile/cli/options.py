@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -63,6 +62,8 @@ def show(
     elif arguments.format == "github":
         stream.write(report.github(diagnostics))
     else:
+        from importlib.metadata import version
+
         from aibrix_compile.codes import TITLES
 
         stream.write(report.sarif(diagnostics, version=version("aibrix-compile"), titles=TITLES))

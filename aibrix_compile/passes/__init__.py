@@ -45,6 +45,7 @@ PASSES = (
     Pass(weights.shape, needs=("model.uri", "model.shape", "model.servedName")),
     Pass(weights.source, needs=("model",)),
     Pass(weights.revision, needs=("model.uri", "model.revision")),
+    Pass(weights.cache, needs=("model.loading",)),
     Pass(engine.version, needs=("engine.name", "engine.version")),
     Pass(engine.image, needs=("engine.name", "engine.version", "engine.image")),
     Pass(engine.flags, needs=("engine.name", "engine.version", "engine.args")),

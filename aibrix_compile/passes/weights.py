@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from aibrix_compile.catalog import models
 from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes.draft import Draft, size_text
+from aibrix_compile.spec.decode import sound
 
 _URI: Path = ("spec", "model", "uri")
 _REVISION: Path = ("spec", "model", "revision")
@@ -129,6 +130,24 @@ def revision(draft: Draft) -> Iterator[Problem]:
                 f'revision "{model.revision}" may move: replicas that start later would load other weights',
                 "write the commit, or lock it in aibrix.lock",
                 severity=Severity.WARNING,
+            )
+
+
+def cache(draft: Draft) -> Iterator[Problem]:
+    """A volume for weights is one claim, and one that all replicas can mount at once."""
+    wanted, path = draft.spec.model.loading.cache, ("spec", "model", "loading", "cache")
+    if wanted is None:
+        return
+    if (wanted.claim is None) == (wanted.create is None):
+        yield Problem(
+            "AC224", path, "a cache is an existing claim or one to create", "give claim: name, or create: {size: 200Gi}"
+        )
+    elif wanted.create is not None and wanted.create.access == "ReadWriteOnce":
+        replicas = sum(pool.replicas for pool in draft.pools if sound(draft.invalid, (*pool.path, "replicas")))
+        if replicas > 1:
+            message = f"{replicas} replicas can not share a volume that one node mounts at a time"
+            yield Problem(
+                "AC224", (*path, "create", "access"), message, "write ReadWriteMany; the storage class must offer it"
             )
 
 

@@ -1,9 +1,9 @@
 """What every part of the language shares: frozen, closed models whose fields document themselves."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aibrix_compile.spec.types import bad, mapping, shown
 
@@ -16,16 +16,7 @@ class Model(BaseModel):
     short: ClassVar[str] = ""
     """The field that a bare scalar stands for: `replicas: 2` is `replicas: {count: 2}`."""
     short_schema: ClassVar[dict[str, Any]] = {}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler(core_schema)
-        if cls.short:
-            inner = handler.resolve_ref_schema(schema)
-            full = dict(inner)
-            inner.clear()
-            inner["anyOf"] = [cls.short_schema, full]
-        return schema
+    """What an editor accepts in place of the mapping."""
 
 
 class Short(Model):
@@ -57,18 +48,8 @@ class Choice(Model):
             )
         (name,) = value
         if name not in names:
-            unknown(name, names, cls.what)
+            unknown(name, names, cls.what, at_key=True)
         return value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler(core_schema)
-        inner = handler.resolve_ref_schema(schema)
-        full = dict(inner) | {"minProperties": 1, "maxProperties": 1}
-        bare = [info.alias or name for name, info in cls.model_fields.items() if not _needs_parameters(info.annotation)]
-        inner.clear()
-        inner["anyOf"] = [{"type": "string", "enum": bare}, full]
-        return schema
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -85,11 +66,6 @@ class Choice(Model):
         return getattr(self, name)
 
 
-def _needs_parameters(annotation: Any) -> bool:
-    models = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-    return any(info.is_required() for model in models for info in model.model_fields.values())
-
-
 class Nothing(Model):
     """A strategy without parameters."""
 
@@ -104,10 +80,17 @@ def field(doc: str, example: Any, default: Any = ..., alias: str | None = None) 
     return Field(default, description=doc, examples=[example], alias=alias)
 
 
-def unknown(value: str, names: tuple[str, ...], what: str) -> Any:
-    """Refuse `value`, which is none of `names`, with the nearest of them."""
+def nearest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """The name that `word` was meant to be; empty when none is near."""
     import difflib
 
-    near = difflib.get_close_matches(str(value), names, 1, 0.5)
-    hint = (f"did you mean {near[0]}? " if near else "") + "known: " + ", ".join(names)
-    bad("AC106", f"{shown(value)} is no {what}", hint, near[0] if near else "")
+    lowered = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(word[:64].lower(), lowered, 1, cutoff)
+    return lowered[found[0]] if found else ""
+
+
+def unknown(value: str, names: tuple[str, ...], what: str, at_key: bool = False) -> Any:
+    """Refuse `value`, which is none of `names`, with the nearest of them. `at_key`: it is the key of a one-key map."""
+    near = nearest(value, names)
+    hint = (f"did you mean {near}? " if near else "") + "known: " + ", ".join(names)
+    bad("AC106", f"{shown(value)} is no {what}", hint, near, (str(value),) if at_key else (), at_key)

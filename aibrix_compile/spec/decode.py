@@ -5,7 +5,7 @@ own documented example (or dropped, where a default exists), so that the model c
 everything that is sound. A pass that needs a marked path is skipped, so nothing cascades.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from aibrix_compile.diagnostics import Path, Problem
-from aibrix_compile.spec.base import Model
-from aibrix_compile.spec.types import shown
+from aibrix_compile.spec.base import Choice, Model, nearest
+from aibrix_compile.spec.types import AMBIGUOUS, shown
 from aibrix_compile.yamlio import Map, Plain, Seq
 
 M = TypeVar("M", bound=Model)
 _ROUNDS = 8  # errors can hide behind errors (a before-validator's), never this deep
+MAX_PROBLEMS = 1000  # what nobody reads any more
 
 
 @dataclass(slots=True)
@@ -28,6 +29,15 @@ class Decoded(Generic[M]):
     model: M | None
     problems: list[Problem] = field(default_factory=list)
     invalid: set[Path] = field(default_factory=set)
+
+    def add(self, path: Path, problems: Iterable[Problem]) -> None:
+        self.invalid.add(path)
+        if len(self.problems) > MAX_PROBLEMS:
+            return
+        self.problems += problems
+        if len(self.problems) > MAX_PROBLEMS:
+            rest = Problem("AC004", (), f"more than {MAX_PROBLEMS} mistakes", "correct these first")
+            self.problems[MAX_PROBLEMS:] = [rest]
 
 
 def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
@@ -40,9 +50,7 @@ def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
     if nulls:
         tree = _copy(tree)
         for path in nulls:
-            hint = "give a value, or remove the key to use the default"
-            result.problems.append(Problem("AC109", path, f"{dotted(path)} is empty", hint, at_key=True))
-            result.invalid.add(path)
+            result.add(path, _empty(cls, path))
             _repair(cls, tree, path)
     for attempt in range(_ROUNDS):
         try:
@@ -51,12 +59,10 @@ def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
         except ValidationError as error:
             if attempt == 0 and not nulls:
                 tree = _copy(tree)
-            for item in error.errors(include_url=False):
-                path = _real(tree, tuple(item["loc"]))
-                if not (partial and item["type"] == "missing"):
-                    result.problems.append(_problem(cls, path, item))
-                result.invalid.add(path)
-                _repair(cls, tree, path)
+            found = [(_real(tree, tuple(item["loc"])), item) for item in error.errors(include_url=False)]
+        for path, item in found:
+            result.add(path, () if partial and item["type"] == "missing" else _problems(cls, path, item))
+            _repair(cls, tree, path)
     raise AssertionError(
         f"{cls.__name__}: the documented examples do not validate at {sorted(map(dotted, result.invalid))}"
     )
@@ -77,31 +83,25 @@ def sound(invalid: set[Path], path: Path) -> bool:
 
 def field_at(cls: type[Model], path: Path) -> FieldInfo | None:
     """The field of the language that `path` leads to; None for list items, map entries and unknown keys."""
-    found: FieldInfo | None = None
-    annotation: Any = cls
-    for step in path:
-        model = _model(annotation)
-        if model is not None:
-            found = next((f for n, f in model.model_fields.items() if (f.alias or n) == step), None)
-            if found is None:
-                return None
-            annotation = found.annotation
-        else:
-            found, annotation = None, _item(annotation)
-    return found
+    return _follow(cls, path)[0]
 
 
 def model_at(cls: type[Model], path: Path) -> type[Model] | None:
     """The model whose fields stand at `path`."""
-    annotation: Any = cls
+    return _model(_follow(cls, path)[1])
+
+
+def _follow(annotation: Any, path: Path) -> tuple[FieldInfo | None, Any]:
+    """The field at `path` and the type of what stands there; no type (None) where the language has nothing."""
+    found: FieldInfo | None = None
     for step in path:
         model = _model(annotation)
-        if model is None:
-            annotation = _item(annotation)
-            continue
-        info = next((f for n, f in model.model_fields.items() if (f.alias or n) == step), None)
-        annotation = info.annotation if info else None
-    return _model(annotation)
+        if model is not None:
+            found = next((f for n, f in model.model_fields.items() if (f.alias or n) == step), None)
+            annotation = found.annotation if found else None
+        else:
+            found, annotation = None, _item(annotation)
+    return found, annotation
 
 
 def _model(annotation: Any) -> type[Model] | None:
@@ -112,8 +112,10 @@ def _model(annotation: Any) -> type[Model] | None:
 
 
 def _item(annotation: Any) -> Any:
-    """What a list or map holds, `list[Pool] | None` -> Pool."""
+    """What a list or map holds, `list[Pool] | None` -> Pool; anything holds anything."""
     for candidate in (annotation, *get_args(annotation)):
+        if candidate is Any:
+            return Any
         if get_origin(candidate) in (list, dict):
             return get_args(candidate)[-1]
     return None
@@ -165,7 +167,8 @@ def _repair(cls: type[Model], tree: Any, path: Path) -> None:
     for step in path[:-1]:
         parent = parent[step]
     info = field_at(cls, path)
-    if info is not None and info.is_required():
+    model = model_at(cls, path[:-1])
+    if info is not None and (info.is_required() or (model is not None and issubclass(model, Choice))):
         parent[path[-1]] = _as_source((info.examples or [None])[0])
     elif isinstance(parent, list) and isinstance(path[-1], int):
         holder = field_at(cls, path[:-1])
@@ -181,61 +184,86 @@ def _as_source(example: Any) -> Any:
         return {key: _as_source(value) for key, value in example.items()}
     if isinstance(example, list):
         return [_as_source(item) for item in example]
-    return Plain(str(example).strip('"'))
+    return Plain(_scalar(example))
+
+
+def _empty(cls: type[Model], path: Path) -> Iterator[Problem]:
+    """What is wrong with a null - unless the language has no such place, and the key that leads there is reported."""
+    if _follow(cls, path)[1] is not None:
+        hint = "give a value, or remove the key to use the default"
+        yield Problem("AC109", path, f"{dotted(path)} is empty", hint, at_key=True)
+    elif model_at(cls, path[:-1]) is not None and isinstance(path[-1], str):
+        yield _unknown_key(cls, path)
+
+
+def _problems(cls: type[Model], path: Path, item: Any) -> Iterator[Problem]:
+    if not item["type"].startswith("AC"):
+        yield _problem(cls, path, item)
+        return
+    for one in item["ctx"].get("findings") or [item["ctx"]]:
+        at = (*path, *one["at"])
+        joined = f"{dotted(at)}{' ' if one['message'].startswith('is empty') else ': '}{one['message']}"
+        yield Problem(one["code"], at, joined, one["hint"], fix=one["fix"] or None, at_key=one["at_key"])
 
 
 def _problem(cls: type[Model], path: Path, item: Any) -> Problem:
-    kind, context, name = item["type"], item.get("ctx", {}), dotted(path)
-    if kind.startswith("AC"):
-        message = context["message"]
-        joined = f"{name} {message}" if message.startswith("is empty") else f"{name}: {message}"
-        return Problem(kind, path, joined, context["hint"], fix=context["fix"] or None)
+    kind, name = item["type"], dotted(path)
     if kind == "missing":
-        info = field_at(cls, path)
-        hint = f"add {path[-1]}: {_inline((info.examples or [''])[0])}" if info else ""
-        return Problem("AC102", path, f"{name} is required", hint)
+        return _missing(cls, path, item)
     if kind == "extra_forbidden":
         return _unknown_key(cls, path)
     if kind == "literal_error":
-        return _not_a_choice(path, context["expected"], item["input"])
-    wanted = "a list" if kind == "list_type" else "a mapping"
-    if item["input"] is None or kind in ("list_type", "dict_type", "model_type", "model_attributes_type"):
-        return Problem("AC103", path, f"{name}: {wanted} is expected, not {shown(item['input'])}")
-    return Problem("AC103", path, f"{name}: {item['msg']}")
+        return _not_a_choice(path, item["ctx"]["expected"], item["input"], item["loc"][-1] == "[key]")
+    model = model_at(cls, path)
+    wanted = "a list" if kind == "list_type" else "a scalar or a mapping" if model and model.short else "a mapping"
+    return Problem("AC103", path, f"{name}: {wanted} is expected, not {shown(item['input'])}")
+
+
+def _missing(cls: type[Model], path: Path, item: Any) -> Problem:
+    """A required field is not there; for a bare name of a strategy, a parameter of it."""
+    location = tuple(item["loc"])
+    info = field_at(cls, location)
+    example = inline((info.examples or [""])[0]) if info else ""
+    if len(location) == len(path):
+        return Problem("AC102", path, f"{dotted(path)} is required", f"add {path[-1]}: {example}")
+    strategy, parameter = location[-2:]
+    hint = f"write {{{strategy}: {{{parameter}: {example}}}}}"
+    return Problem("AC102", path, f"{dotted(path)}: {strategy} needs its {parameter}", hint)
 
 
 def _unknown_key(cls: type[Model], path: Path) -> Problem:
-    import difflib
-
     model = model_at(cls, path[:-1])
     names = [f.alias or n for n, f in model.model_fields.items()] if model else []
     key = str(path[-1])
-    lowered = {n.lower(): n for n in names}
-    near = [lowered[key.lower()]] if key.lower() in lowered else difflib.get_close_matches(key, names, 1, 0.6)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+    near = nearest(key, names, 0.6)
+    hint = f"did you mean {near}?" if near else f"known here: {', '.join(names)}"
     where = dotted(path[:-1]) or cls.__name__
-    return Problem("AC101", path, f'{where} has no field "{key}"', hint, fix=near[0] if near else None, at_key=True)
+    return Problem("AC101", path, f"{where} has no field {shown(key)}", hint, fix=near or None, at_key=True)
 
 
-def _not_a_choice(path: Path, expected: str, given: Any) -> Problem:
-    import difflib
-
+def _not_a_choice(path: Path, expected: str, given: Any, at_key: bool) -> Problem:
+    if not isinstance(given, str):
+        return Problem("AC103", path, f"{dotted(path)}: {expected} is expected, not {shown(given)}")
     names = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
-    if path[-1:] in (("apiVersion",), ("kind",)):
+    if path in (("apiVersion",), ("kind",)):
         return Problem(
             "AC108", path, f"{dotted(path)} is {shown(given)}, not {names[0]}", f"write {names[0]}", fix=names[0]
         )
-    near = difflib.get_close_matches(str(given), names, 1, 0.5)
-    hint = (f"did you mean {near[0]}? " if near else "") + "known: " + ", ".join(names)
-    return Problem(
-        "AC106", path, f"{dotted(path)}: {shown(given)} is not one of its values", hint, fix=near[0] if near else None
-    )
+    near = nearest(given, names)
+    hint = (f"did you mean {near}? " if near else "") + "known: " + ", ".join(names)
+    message = f"{dotted(path)}: {shown(given)} is not one of its {'keys' if at_key else 'values'}"
+    return Problem("AC106", path, message, hint, fix=near or None, at_key=at_key)
 
 
-def _inline(example: Any) -> str:
+def inline(example: Any) -> str:
     """Example data on one line, as YAML flow text."""
     if isinstance(example, dict):
-        return "{" + ", ".join(f"{key}: {_inline(value)}" for key, value in example.items()) + "}"
+        return "{" + ", ".join(f"{key}: {inline(value)}" for key, value in example.items()) + "}"
     if isinstance(example, list):
-        return "[" + ", ".join(map(_inline, example)) + "]"
-    return str(example)
+        return "[" + ", ".join(map(inline, example)) + "]"
+    text = _scalar(example)
+    return f'"{text}"' if isinstance(example, str) and AMBIGUOUS.match(text) else text
+
+
+def _scalar(example: Any) -> str:
+    return str(example).lower() if isinstance(example, bool) else str(example)

@@ -3,8 +3,10 @@
 from typing import Any, ClassVar, Literal
 
 from aibrix_compile.spec.base import Choice, Model, Nothing, Short, field
+from aibrix_compile.spec.free import FreeMap, Raw
 from aibrix_compile.spec.types import (
     AdapterName,
+    AllOrCount,
     Bool,
     Bytes,
     Cost,
@@ -13,14 +15,12 @@ from aibrix_compile.spec.types import (
     DnsLabel,
     DnsName,
     DurationMs,
-    FreeMap,
     Image,
     LoraRank,
     Millicores,
     Number,
     Positive,
     Ratio,
-    Raw,
     ScaleTarget,
     ServedName,
     Text,
@@ -52,6 +52,8 @@ class Metadata(Model):
 
 class Shape(Model):
     """The sizes of a model, as its config.json has them."""
+
+    short_schema: ClassVar[dict[str, Any]] = {"type": "string"}  # a path, which loading.py replaces by what it reads
 
     layers: Positive = field("Transformer layers (num_hidden_layers).", 32)
     hidden: Positive = field("Width of the residual stream (hidden_size).", 4096)
@@ -108,7 +110,7 @@ class ModelSource(Model):
     )
     shape: Shape | None = field(
         "Sizes of a model that the catalog does not know, or the path of its config.json beside this file.",
-        "config.json",
+        {"layers": 32, "hidden": 4096, "heads": 32, "kvHeads": 8, "vocab": 128256, "maxModelLen": 131072},
         None,
     )
     loading: Loading = field("How weights are loaded and kept.", {"method": "download"}, Loading)
@@ -198,11 +200,11 @@ class PodAccount(Model):
 class Pool(Model):
     accelerator: DnsName = field("Accelerator of the catalog, or of the environment.", "nvidia-l4")
     name: DnsLabel | None = field("Name of the pool. Default: the accelerator's.", "l4", None)
-    replicas: Replicas = field("How many replicas: a number, or {min, max} with a scaler.", 2, Replicas)
+    replicas: Replicas = field("How many replicas: a number, or {min, max} with a scaler. Default: 1.", 2, Replicas)
     parallelism: Parallelism = field("How one replica spreads over GPUs.", {"tensor": 4}, Parallelism)
     role: Literal["serve", "prefill", "decode"] = field("What the replicas do.", "serve", "serve")
     resources: Resources = field("CPU, memory and disk of one replica.", {"cpu": 8, "memory": "32Gi"}, Resources)
-    spot: Bool = field("Run on interruptible nodes.", "true", False)
+    spot: Bool = field("Run on interruptible nodes.", True, False)
     serviceAccount: PodAccount = field(
         "Annotations of the pool's ServiceAccount.",
         {"annotations": {"iam.gke.io/gcp-service-account": "w@p.iam.gserviceaccount.com"}},
@@ -287,7 +289,7 @@ class Scaling(Model):
         "Idle time after which the last replica goes; needs a pool with min 0.", "15m", None
     )
     warmPool: Count = field("Loaded replicas kept idle for bursts.", 1, 0)
-    seasonal: Bool = field("Use the same time yesterday and last week as a floor.", "true", False)
+    seasonal: Bool = field("Use the same time yesterday and last week as a floor.", True, False)
 
 
 # --- routing
@@ -372,9 +374,9 @@ class Limits(Model):
 
 class AdapterReplicas(Short):
     short: ClassVar[str] = "count"
-    short_schema: ClassVar[dict[str, Any]] = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "all"}]}
+    short_schema: ClassVar[dict[str, Any]] = {"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 1}]}
 
-    count: Text | None = field("`all`, or how many replicas hold it at least.", "all", None)
+    count: AllOrCount | None = field("`all`, or how many replicas hold it at least.", "all", None)
     min: Count | None = field("How many replicas hold it at least.", 1, None)
 
 
@@ -436,9 +438,9 @@ class Rollout(Model):
 
 
 class Monitoring(Model):
-    podMonitor: Bool = field("Emit a PodMonitor.", "true", False)
-    alerts: Bool = field("Emit alert rules derived from `slo`.", "true", False)
-    dashboard: Bool = field("Emit a Grafana dashboard.", "true", False)
+    podMonitor: Bool = field("Emit a PodMonitor.", True, False)
+    alerts: Bool = field("Emit alert rules derived from `slo`.", True, False)
+    dashboard: Bool = field("Emit a Grafana dashboard.", True, False)
 
 
 class ServiceSpec(Model):
@@ -461,7 +463,7 @@ class ServiceSpec(Model):
     )
     rollout: Rollout = field("How a change is rolled out.", {"maxUnavailable": 0, "maxSurge": 1}, Rollout)
     monitoring: Monitoring = field(
-        "Monitoring objects; they need the Prometheus operator.", {"alerts": "true"}, Monitoring
+        "Monitoring objects; they need the Prometheus operator.", {"alerts": True}, Monitoring
     )
 
 
@@ -469,4 +471,11 @@ class ModelService(Model):
     apiVersion: Literal["serving.aibrix.ai/v1alpha1"] = field("Version of the language.", API_VERSION)
     kind: Literal["ModelService"] = field("Kind of the document.", "ModelService")
     metadata: Metadata = field("Name and labels.", {"name": "chat"})
-    spec: ServiceSpec = field("The service.", {"model": {"uri": "hf://openai/gpt-oss-20b"}})
+    spec: ServiceSpec = field(
+        "The service.",
+        {
+            "model": {"uri": "hf://openai/gpt-oss-20b"},
+            "engine": {"name": "vllm", "version": "0.32.0"},
+            "pools": [{"accelerator": "nvidia-l4", "replicas": 2}],
+        },
+    )

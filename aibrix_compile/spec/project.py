@@ -3,6 +3,7 @@
 from typing import Literal
 
 from aibrix_compile.spec.base import Model, field
+from aibrix_compile.spec.free import FreeList
 from aibrix_compile.spec.modelservice import API_VERSION
 from aibrix_compile.spec.types import (
     Bytes,
@@ -10,7 +11,6 @@ from aibrix_compile.spec.types import (
     Count,
     DnsLabel,
     DnsName,
-    FreeList,
     HttpUrl,
     Positive,
     Text,
@@ -122,7 +122,7 @@ class Storage(Model):
 class Environment(Model):
     name: DnsLabel = field("Name of the environment, and of its output folder.", "prod")
     namespace: DnsLabel = field("Namespace of the services.", "assistants")
-    kubernetes: Text = field("Kubernetes minor version that is targeted.", '"1.34"', "1.34")
+    kubernetes: Text = field("Kubernetes minor version that is targeted.", "1.34", "1.34")
     apis: list[Text] = field("Foreign APIs that the cluster has.", ["monitoring.coreos.com/v1"], [])
     overlays: list[Text] = field("Overlay files, in order.", ["overlays/prod.yaml"], [])
     storage: Storage = field("Object stores.", {"s3": {"endpoint": "https://minio.example.com"}}, Storage)
@@ -147,4 +147,6 @@ class Project(Model):
     apiVersion: Literal["serving.aibrix.ai/v1alpha1"] = field("Version of the language.", API_VERSION)
     kind: Literal["Project"] = field("Kind of the document.", "Project")
     metadata: ProjectMetadata = field("Name.", {"name": "assistants"})
-    spec: ProjectSpec = field("The project.", {"services": ["services/*.yaml"]})
+    spec: ProjectSpec = field(
+        "The project.", {"services": ["services/*.yaml"], "environments": [{"name": "prod", "namespace": "assistants"}]}
+    )

@@ -13,12 +13,28 @@ from typing import Annotated, Any, NoReturn
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from aibrix_compile.diagnostics import Path
 from aibrix_compile.yamlio import Plain
 
 
-def bad(code: str, message: str, hint: str = "", fix: str = "") -> NoReturn:
-    """Raise what decode.py turns into a Problem. `fix` is replacement text for the value."""
-    raise PydanticCustomError(code, "{message}", {"message": message, "hint": hint, "fix": fix})
+def finding(
+    code: str, message: str, hint: str = "", fix: str = "", at: Path = (), at_key: bool = False
+) -> dict[str, Any]:
+    """What decode.py turns into a Problem; `fix` is replacement text, `at` leads on from the value's own path."""
+    return {"code": code, "message": message, "hint": hint, "fix": fix, "at": at, "at_key": at_key}
+
+
+def bad(code: str, message: str, hint: str = "", fix: str = "", at: Path = (), at_key: bool = False) -> NoReturn:
+    raise PydanticCustomError(code, "{message}", finding(code, message, hint, fix, at, at_key))
+
+
+def _unit_missing(message: str, right: str, decode: Callable[[Any], Any], more: str = "") -> NoReturn:
+    """Refuse a bare number; `right` is offered when it is right indeed (-5 has no right spelling)."""
+    try:
+        decode(Plain(right))
+    except PydanticCustomError:
+        bad("AC105", message)
+    bad("AC105", message, f"write {right}{more}", "" if more else right)
 
 
 def shown(value: Any) -> str:
@@ -48,7 +64,7 @@ def text(value: Any) -> str:
     return found
 
 
-_INT = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z")
+INT = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,12})?\Z")
 
 
@@ -75,7 +91,7 @@ def _number(value: Any, pattern: re.Pattern[str], wanted: str) -> str:
 
 
 def whole(value: Any) -> int:
-    return int(_number(value, _INT, "a whole number"))
+    return int(_number(value, INT, "a whole number"))
 
 
 def between(low: int, high: int) -> Callable[[Any], int]:
@@ -134,7 +150,7 @@ def duration(value: Any) -> int:
     if (match := _DURATION.match(found)) is not None:
         return round(float(match[1] + (match[2] or "")) * _MILLISECONDS[match[3]])
     if _FLOAT.match(found):
-        bad("AC105", f"a duration needs its unit, {shown(found)} has none", f"write {found}s (or ms, m, h)")
+        _unit_missing(f"a duration needs its unit, {shown(found)} has none", f"{found}s", duration, " (or ms, m, h)")
     bad("AC105", f"{shown(found)} is no duration", "write a number and one unit: 80ms, 2s, 5m, 1h")
 
 
@@ -151,7 +167,7 @@ def size(value: Any) -> int:
         right = f"{near[1]}{near[2].upper()}i"
         bad("AC105", f"{shown(found)} is no size: units are Ki, Mi, Gi, Ti", f"write {right}", right)
     if _FLOAT.match(found):
-        bad("AC105", f"a size needs its unit, {shown(found)} has none", f"write {found}Gi (or Ki, Mi, Ti)")
+        _unit_missing(f"a size needs its unit, {shown(found)} has none", f"{found}Gi", size, " (or Ki, Mi, Ti)")
     bad("AC105", f"{shown(found)} is no size", "write a whole number and Ki, Mi, Gi or Ti: 24Gi")
 
 
@@ -172,7 +188,7 @@ def money(value: Any) -> Money:
     if (match := _MONEY.match(found)) is not None:
         return Money(float(match[1]), match[2])
     if _FLOAT.match(found):
-        bad("AC105", f"an amount needs its currency, {shown(found)} has none", f"write {found} USD", f"{found} USD")
+        _unit_missing(f"an amount needs its currency, {shown(found)} has none", f"{found} USD", money)
     bad("AC105", f"{shown(found)} is no amount of money", "write a number, a space and the currency: 20 USD")
 
 
@@ -186,7 +202,7 @@ def percent(value: Any) -> float:
         return float(found[:-1]) / 100
     if _FLOAT.match(found):
         right = f"{float(found) * 100:g}%" if float(found) <= 1 else f"{found}%"
-        bad("AC105", f"a percentage needs its sign, {shown(found)} has none", f"write {right}", right)
+        _unit_missing(f"a percentage needs its sign, {shown(found)} has none", right, percent)
     bad("AC105", f"{shown(found)} is no percentage", "write a number from 0 to 100 and %: 70%")
 
 
@@ -195,7 +211,7 @@ def count_or_percent(value: Any) -> int | str:
     found = scalar(value, "a number of replicas or a percentage")
     if _PERCENT.match(found) and "." not in found:
         return str(found)
-    if _INT.match(found) and isinstance(found, Plain) and int(found) >= 0:
+    if INT.match(found) and isinstance(found, Plain) and int(found) >= 0:
         return int(found)
     bad("AC105", f"{shown(found)} is neither a number of replicas nor a percentage", "write 1 or 25%")
 
@@ -225,12 +241,8 @@ def target(value: Any) -> Target:
     if _DURATION.match(found):
         return Target(float(duration(found)), "ms")
     if _FLOAT.match(found):
-        bad(
-            "AC105",
-            f"a target says what it is per: {shown(found)} may be a mean or a total",
-            f"write {found} per replica",
-            f"{found} per replica",
-        )
+        message = f"a target says what it is per: {shown(found)} may be a mean or a total"
+        _unit_missing(message, f"{found} per replica", target)
     bad("AC105", f"{shown(found)} is no target", "write 12 per replica, 70% or 2s")
 
 
@@ -302,6 +314,7 @@ def http_url(value: Any) -> str:
 
 
 SCHEMES = ("hf", "s3", "gs", "https", "pvc", "file")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
 _URI = re.compile(r"([a-z0-9]+)://([A-Za-z0-9._~%/@+=-]+)\Z")
 
 
@@ -310,16 +323,14 @@ def uri(value: Any) -> str:
     match = _URI.match(found)
     schemes = ", ".join(f"{s}://" for s in SCHEMES)
     if match is None:
-        hint = (
-            f"write hf://{found}" if re.fullmatch(r"[\w.-]+/[\w.-]+", found) else f"write one of {schemes} and a path"
-        )
+        hint = f"write hf://{found}" if _REPOSITORY.match(found) else f"write one of {schemes} and a path"
         bad("AC111", f"{shown(found)} is no uri", hint, f"hf://{found}" if hint.startswith("write hf://") else "")
     if match[1] not in SCHEMES:
         bad("AC111", f'scheme "{match[1]}://" is not supported', f"use one of {schemes}")
     rest = match[2]
     if ".." in rest.split("/"):
         bad("AC111", f'{shown(found)} leaves its folder with ".."', "write the path without ..")
-    if match[1] == "hf" and not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+    if match[1] == "hf" and not _REPOSITORY.match(rest):
         bad(
             "AC111",
             f"{shown(found)} names no repository",
@@ -394,42 +405,19 @@ def timezone(value: Any) -> str:
     bad("AC107", f"{shown(found)} is no time zone", "write UTC or a name of the tz database: Europe/Berlin")
 
 
-def raw(value: Any) -> Any:
-    """Kept as written: the pass that knows the type (an engine flag) decodes it."""
-    if value is None:
-        bad("AC109", "is empty; a value is expected", "give a value, or remove the key")
-    return value
+def all_or_count(value: Any) -> int | str:
+    """Replicas that hold an adapter: `all` of them, or a number."""
+    found = scalar(value, "all or a number of replicas")
+    if found == "all":
+        return "all"
+    if INT.match(found):
+        return between(1, LARGEST)(value)
+    bad("AC105", f"{shown(found)} is neither all nor a number of replicas", "write all or 1")
 
 
-_AMBIGUOUS = re.compile(
+AMBIGUOUS = re.compile(
     r"(?i:yes|no|on|off|y|n|true|false|[-+]?\.(inf|nan))\Z|[-+]?[0-9][0-9_]*(:[0-9_]+)+\Z|[-+]?0[0-9xob_]|[-+]?[0-9][0-9_]*\.?[0-9_]*([eE][-+]?[0-9]+)?\Z|[0-9]{4}-[0-9]+-[0-9]+"
 )
-_CORE_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+\Z")
-
-
-def plain_json(value: Any) -> Any:
-    """Free-form Kubernetes YAML (tolerations, templates): YAML 1.2 meanings; what YAML 1.1 reads otherwise is refused."""
-    if isinstance(value, dict):
-        return {key: plain_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain_json(item) for item in value]
-    if isinstance(value, Plain):
-        if value in ("true", "false"):
-            return value == "true"
-        if _INT.match(value):
-            return int(value)
-        if _CORE_FLOAT.match(value):
-            return float(value)
-        if _AMBIGUOUS.match(value):
-            bad(
-                "AC104",
-                f"{shown(value)} is read differently by different YAML readers",
-                f'write "{value}" for text',
-                f'"{value}"',
-            )
-    if value is None:
-        bad("AC109", "is empty", "give a value, or remove the key")
-    return str(value)
 
 
 def mapping(value: Any, wanted: str = "a mapping") -> Any:
@@ -440,41 +428,33 @@ def mapping(value: Any, wanted: str = "a mapping") -> Any:
     return value
 
 
-def free_map(value: Any) -> Any:
-    return plain_json(mapping(value))
-
-
-def free_list(value: Any) -> Any:
-    if not isinstance(value, list):
-        bad("AC103", f"a list is expected, not {shown(value)}")
-    for item in value:
-        mapping(item)
-    return plain_json(value)
-
-
 LARGEST = 10**15  # counts beyond it are mistakes
 _SCALAR = ["string", "number", "boolean"]  # what an editor's YAML reader may make of unquoted text
 
 
-def _text_schema(**more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": _SCALAR, **more})
+def _text_schema(pattern: re.Pattern[str] | None = None, **more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": _SCALAR, **(_pattern(pattern) if pattern else {}), **more})
 
 
-def _string_schema(pattern: re.Pattern[str], **more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": "^" + pattern.pattern.replace(r"\Z", "$"), **more})
+def _string_schema(pattern: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **_pattern(pattern)})
+
+
+def _pattern(pattern: re.Pattern[str]) -> dict[str, str]:
+    return {"pattern": "^(" + pattern.pattern.removesuffix(r"\Z") + ")$"}
 
 
 Text = Annotated[str, PlainValidator(text), _text_schema()]
-Version = Annotated[str, PlainValidator(version), _text_schema()]
-DnsLabel = Annotated[str, PlainValidator(dns_label), _text_schema(maxLength=63)]
-DnsName = Annotated[str, PlainValidator(dns_name), _text_schema(maxLength=253)]
+Version = Annotated[str, PlainValidator(version), _text_schema(_VERSION)]
+DnsLabel = Annotated[str, PlainValidator(dns_label), _text_schema(_DNS_LABEL, maxLength=63)]
+DnsName = Annotated[str, PlainValidator(dns_name), _text_schema(_DNS_NAME, maxLength=253)]
 ServedName = Annotated[str, PlainValidator(served_name), _string_schema(_SERVED)]
-AdapterName = Annotated[str, PlainValidator(adapter_name), _text_schema(maxLength=100)]
+AdapterName = Annotated[str, PlainValidator(adapter_name), _text_schema(_ADAPTER, maxLength=100)]
 Uri = Annotated[
     str, PlainValidator(uri), WithJsonSchema({"type": "string", "pattern": "^(" + "|".join(SCHEMES) + ")://.+"})
 ]
 HttpUrl = Annotated[str, PlainValidator(http_url), _string_schema(_URL)]
-Image = Annotated[str, PlainValidator(image), WithJsonSchema({"type": "string"})]
+Image = Annotated[str, PlainValidator(image), _string_schema(_IMAGE)]
 Bool = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
 Number = Annotated[float, PlainValidator(number), WithJsonSchema({"type": "number", "minimum": 0})]
 Count = Annotated[int, PlainValidator(between(0, LARGEST)), WithJsonSchema({"type": "integer", "minimum": 0})]
@@ -495,12 +475,12 @@ CountOrPercent = Annotated[
 ScaleTarget = Annotated[
     Target, PlainValidator(target), WithJsonSchema({"type": "string", "pattern": "^[0-9.]+( per replica|%|ms|s|m|h)$"})
 ]
+AllOrCount = Annotated[
+    int | str,
+    PlainValidator(all_or_count),
+    WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 1}]}),
+]
 LoraRank = Annotated[int, PlainValidator(lora_rank), WithJsonSchema({"type": "integer", "enum": list(LORA_RANKS)})]
 TimeOfDay = Annotated[int, PlainValidator(time_of_day), _string_schema(_TIME)]
 Timezone = Annotated[str, PlainValidator(timezone), _string_schema(_ZONE)]
 Millicores = Annotated[int, PlainValidator(cpu), WithJsonSchema({"type": ["string", "number"]})]
-Raw = Annotated[Any, PlainValidator(raw), WithJsonSchema({})]
-FreeMap = Annotated[dict[str, Any], PlainValidator(free_map), WithJsonSchema({"type": "object"})]
-FreeList = Annotated[
-    list[Any], PlainValidator(free_list), WithJsonSchema({"type": "array", "items": {"type": "object"}})
-]
