@@ -147,7 +147,7 @@ def _command(one: Diagnostic) -> str:
 def _escaped(text: str, more: str = "") -> str:
     for character in "%\r\n" + more:
         text = text.replace(character, f"%{ord(character):02X}")
-    return text
+    return _visible(text)
 
 
 def sarif(diagnostics: Sequence[Diagnostic], *, version: str, titles: Mapping[str, str]) -> str:
