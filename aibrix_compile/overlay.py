@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aibrix_compile.diagnostics import Path
-from aibrix_compile.yamlio import Map, Place, Seq
+from aibrix_compile.yamlio import Map, Place, Plain, Seq
 
 Report = Callable[[str, Place, str, str], None]
 """Called with code, place, message and hint for what only the merge can see."""
@@ -47,15 +47,15 @@ def _merge_named(base: Seq, overlay: Seq, report: Report, path: Path) -> Seq:
     for item, place in zip(overlay, overlay.at, strict=True):
         index = order.get(_name(item))
         if "remove" in item:
-            if item["remove"] != "true" or len(item) > 2:
+            if not (isinstance(item["remove"], Plain) and item["remove"] == "true") or len(item) > 2:
                 report(
                     "AC123",
                     place,
                     "an item is removed by {name: ..., remove: true} and nothing else",
                     "keep name and remove: true",
                 )
-            elif index is None:
-                known = ", ".join(str(name) for name in order) or "none"
+            elif index is None or items[index] is None:
+                known = ", ".join(str(name) for name, at in order.items() if items[at] is not None) or "none"
                 report("AC122", place, f'there is no item "{_name(item)}" to remove', f"items here: {known}")
             else:
                 items[index] = None

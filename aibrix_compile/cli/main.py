@@ -30,7 +30,8 @@ exit codes: 0 ok, 1 findings, 2 usage or environment, 3 a bug
 
 class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(message=f"aibrix-compile {_version()}\n")
+        sys.stdout.write(f"aibrix-compile {_version()}\n")
+        parser.exit()
 
 
 def _version() -> str:

@@ -386,7 +386,7 @@ class Adapter(Model):
     replicas: AdapterReplicas | None = field("Where it is kept loaded: all, n, or {min: n}.", "all", None)
     rank: Positive | None = field("Its rank. Default: what aibrix.lock read from the adapter.", 16, None)
     priority: Count = field("Placed first when room is short; higher is first.", 10, 0)
-    digest: Text | None = field("sha256 of its files; a changed digest is rolled out.", "sha256:" + "0" * 64, None)
+    digest: Text | None = field("Hash of its files; a changed digest is rolled out.", "sha256:" + "0" * 64, None)
     credentials: SecretRef | None = field(
         "The Secret that reads it. Default: the model's.", {"secret": "adapters-s3"}, None
     )

@@ -415,7 +415,7 @@ def _described(root: type[Model], steps: list[str]) -> str:
             path += _holder(hint)
     assert entry is not None
     text, written = _told(entry)
-    lines = [f"{path}: {_plain(words(entry.hint, _mapping))}", f"  {text}"]
+    lines = [f"{path}: {_plain(words(hint, _mapping))}", f"  {text}"]
     lines.append("  required" if entry.info.is_required() else f"  default: {_plain(written or 'none')}")
     lines.append(f"  example: {entry.key}: {inline(entry.example)}")
     if cls is not None and cls.model_fields:

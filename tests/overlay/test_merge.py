@@ -84,6 +84,9 @@ def test_the_rule(base: str, overlay: str, expected: str) -> None:
     assert reports == []
 
 
+REMOVED = "an item is removed by {name: ..., remove: true} and nothing else (keep name and remove: true)"
+
+
 @pytest.mark.parametrize(
     ("base", "overlay", "expected", "report"),
     [
@@ -122,7 +125,7 @@ def test_the_rule(base: str, overlay: str, expected: str) -> None:
                 'remove: "true"',
                 "remove: true, v: 1",
                 "remove: [true]",
-                "remove:",
+                "remove: null",
             )
         ),
     ],
