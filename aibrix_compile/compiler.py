@@ -14,7 +14,7 @@ from aibrix_compile.artifact import Artifact, External, Source
 from aibrix_compile.backends import argocd, kubernetes
 from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
-from aibrix_compile.loading import Workspace, service_name
+from aibrix_compile.loading import Workspace
 from aibrix_compile.passes import fleet
 from aibrix_compile.passes.draft import Draft, Site
 from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
@@ -201,5 +201,3 @@ def _files(node: object) -> set[str]:
         return set()
     return {place.source.name for place in node.at.values()}.union(*(_files(value) for value in node.values()))
 
-
-__all__ = ["Compilation", "compile_workspace", "service_name"]

@@ -7,7 +7,7 @@ A `Problem` is said by the pure middle (spec, passes) in terms of a spec path; t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 Path = tuple[str | int, ...]
@@ -80,15 +80,3 @@ class CompileError(Exception):
 
 class UsageError(Exception):
     """The call or the machine is at fault, not the spec: exit code 2, one line on stderr."""
-
-
-@dataclass(slots=True)
-class Collector:
-    """Diagnostics of one run; the same finding of several environments is kept once, with their names."""
-
-    found: dict[Diagnostic, list[str]] = field(default_factory=dict)
-
-    def add(self, diagnostic: Diagnostic, environment: str = "") -> None:
-        names = self.found.setdefault(diagnostic, [])
-        if environment and environment not in names:
-            names.append(environment)

@@ -54,7 +54,7 @@ class SourceFile:
 
     def span(self, start: Any, end: Any) -> Span:
         """The span between two libyaml marks, cut at the end of its first line when it runs over several."""
-        if self.odd_breaks:
+        if self.odd_breaks or start.index >= len(self.text):
             first = _point(self.name, self.text, start.index)
             width = max(1, len(self.text[start.index : end.index].partition("\n")[0].rstrip()))
             return Span(self.name, first.line, first.column, first.line, first.column + width)

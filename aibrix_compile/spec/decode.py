@@ -7,6 +7,7 @@ everything that is sound. A pass that needs a marked path is skipped, so nothing
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
@@ -14,30 +15,31 @@ from pydantic.fields import FieldInfo
 
 from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.spec.base import Choice, Model, nearest
+from aibrix_compile.spec.free import MAX_PROBLEMS
 from aibrix_compile.spec.types import AMBIGUOUS, shown
 from aibrix_compile.yamlio import Map, Plain, Seq
 
 M = TypeVar("M", bound=Model)
 _ROUNDS = 8  # errors can hide behind errors (a before-validator's), never this deep
-MAX_PROBLEMS = 1000  # what nobody reads any more
 
 
 @dataclass(slots=True)
 class Decoded(Generic[M]):
-    """`model` is None only when the root is no mapping. `invalid` holds the paths that passes must not rely on."""
+    """`model` is None when the root is no mapping or mistakes are too many to go on. `invalid` holds the paths that passes must not rely on."""
 
     model: M | None
     problems: list[Problem] = field(default_factory=list)
     invalid: set[Path] = field(default_factory=set)
 
-    def add(self, path: Path, problems: Iterable[Problem]) -> None:
+    def add(self, path: Path, problems: Iterable[Problem]) -> bool:
+        """False once there are so many that nobody reads on."""
         self.invalid.add(path)
-        if len(self.problems) > MAX_PROBLEMS:
-            return
         self.problems += problems
         if len(self.problems) > MAX_PROBLEMS:
             rest = Problem("AC004", (), f"more than {MAX_PROBLEMS} mistakes", "correct these first")
             self.problems[MAX_PROBLEMS:] = [rest]
+            return False
+        return True
 
 
 def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
@@ -50,7 +52,8 @@ def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
     if nulls:
         tree = _copy(tree)
         for path in nulls:
-            result.add(path, _empty(cls, path))
+            if not result.add(path, _empty(cls, path)):
+                return result
             _repair(cls, tree, path)
     for attempt in range(_ROUNDS):
         try:
@@ -61,7 +64,9 @@ def decode(cls: type[M], tree: Any, partial: bool = False) -> Decoded[M]:
                 tree = _copy(tree)
             found = [(_real(tree, tuple(item["loc"])), item) for item in error.errors(include_url=False)]
         for path, item in found:
-            result.add(path, () if partial and item["type"] == "missing" else _problems(cls, path, item))
+            silent = partial and item["type"] == "missing"
+            if not result.add(path, () if silent else _problems(cls, path, item)):
+                return result
             _repair(cls, tree, path)
     raise AssertionError(
         f"{cls.__name__}: the documented examples do not validate at {sorted(map(dotted, result.invalid))}"
@@ -97,11 +102,16 @@ def _follow(annotation: Any, path: Path) -> tuple[FieldInfo | None, Any]:
     for step in path:
         model = _model(annotation)
         if model is not None:
-            found = next((f for n, f in model.model_fields.items() if (f.alias or n) == step), None)
+            found = _fields(model).get(step)
             annotation = found.annotation if found else None
         else:
             found, annotation = None, _item(annotation)
     return found, annotation
+
+
+@cache
+def _fields(model: type[Model]) -> dict[str | int, FieldInfo]:
+    return {info.alias or name: info for name, info in model.model_fields.items()}
 
 
 def _model(annotation: Any) -> type[Model] | None:
@@ -233,7 +243,7 @@ def _missing(cls: type[Model], path: Path, item: Any) -> Problem:
 
 def _unknown_key(cls: type[Model], path: Path) -> Problem:
     model = model_at(cls, path[:-1])
-    names = [f.alias or n for n, f in model.model_fields.items()] if model else []
+    names = [str(name) for name in _fields(model)] if model else []
     key = str(path[-1])
     near = nearest(key, names, 0.6)
     hint = f"did you mean {near}?" if near else f"known here: {', '.join(names)}"

@@ -12,6 +12,7 @@ from aibrix_compile.spec.types import AMBIGUOUS, INT, bad, finding, mapping, sho
 from aibrix_compile.yamlio import Plain
 
 _CORE_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+\Z")
+MAX_PROBLEMS = 1000  # of one document; what nobody reads any more
 _EMPTY = ("is empty", "give a value, or remove the key")
 
 
@@ -46,6 +47,8 @@ def _checked(value: Any, found: list[dict[str, Any]]) -> Any:
 
 
 def _plain(value: Any, at: Path, found: list[dict[str, Any]]) -> Any:
+    if len(found) > MAX_PROBLEMS:
+        return None
     if isinstance(value, dict):
         return {key: _plain(item, (*at, key), found) for key, item in value.items()}
     if isinstance(value, list):
