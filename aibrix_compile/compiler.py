@@ -78,7 +78,8 @@ def compile_workspace(
     if unknown := sorted(set(only) - set(names)):
         raise UsageError(f"there is no environment {unknown[0]}; environments: {', '.join(names) or 'none'}")
     result = Compilation(workspace)
-    chosen = [e for e in workspace.environments if not only or e.name in only]
+    named = {environment.name: environment for environment in reversed(workspace.environments)}  # a second one is AC221
+    chosen = [e for e in workspace.environments if named[e.name] is e and (not only or e.name in only)]
     total, done = len(chosen) * len(workspace.services), 0
     if workspace.project is not None and workspace.project_document is not None:
         for problem in fleet.project(workspace.project):
@@ -200,4 +201,3 @@ def _files(node: object) -> set[str]:
     if not isinstance(node, Map):
         return set()
     return {place.source.name for place in node.at.values()}.union(*(_files(value) for value in node.values()))
-

@@ -43,6 +43,7 @@ class Workspace:
     sources: dict[str, str] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     _files: dict[Path, list[Document]] = field(default_factory=dict)
+    _known: set[int] = field(default_factory=set)
 
     def documents(self, path: Path, quiet: bool = False) -> list[Document]:
         """The documents of a file; what is wrong with it goes to `diagnostics`. `quiet`: only if it is one of ours."""
@@ -247,12 +248,17 @@ def _find_services(workspace: Workspace, start: Path) -> None:
         _add_services(workspace, workspace.documents(start))
         return
     for path in _yaml_files(start):
-        ours = [
-            d
-            for d in workspace.documents(path, quiet=True)
-            if isinstance(d.value, Map) and d.value.get("kind") == "ModelService"
-        ]
-        _add_services(workspace, ours)
+        _add_services(workspace, [d for d in workspace.documents(path, quiet=True) if _kind(d) == "ModelService"])
+
+
+def _kind(document: Document) -> str:
+    """The kind that a document means to be: one of ours with a misspelled kind is a ModelService with a mistake in it."""
+    value = document.value
+    if not isinstance(value, Map):
+        return "no mapping"
+    kind, version = value.get("kind"), value.get("apiVersion")
+    ours = isinstance(version, str) and version.startswith(API_VERSION.partition("/")[0])
+    return "ModelService" if kind in (None, "ModelService") or (ours and kind != "Project") else f"kind {kind}"
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:
@@ -265,22 +271,16 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _add_services(workspace: Workspace, documents: Iterable[Document]) -> None:
-    known = {id(document) for document in workspace.services}
     for document in documents:
-        if document.value is None or id(document) in known:
+        if document.value is None or id(document) in workspace._known:
             continue
-        kind = document.value.get("kind") if isinstance(document.value, Map) else None
-        if isinstance(document.value, Map) and (kind == "ModelService" or kind is None):
+        workspace._known.add(id(document))
+        if (kind := _kind(document)) == "ModelService":
             workspace.services.append(document)
         else:
             place = document.value.at["kind"] if isinstance(document.value, Map) else document.place
-            found = f"kind {kind}" if isinstance(kind, str) else "no mapping"
-            workspace.report(
-                "AC108",
-                place,
-                f"a ModelService is expected, not {found}",
-                "write kind: ModelService, or leave this file out",
-            )
+            hint = "write kind: ModelService, or leave this file out"
+            workspace.report("AC108", place, f"a ModelService is expected, not {kind}", hint)
 
 
 def _read_project(workspace: Workspace, file: Path) -> None:

@@ -19,12 +19,14 @@ from aibrix_compile.spec.modelservice import ModelService
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """`needs` are paths below `spec`; of the pool for a pass that runs once a pool."""
+    """`needs` are paths below `spec`, `pool_needs` below the pool for a pass that runs once a pool; `after` names what
+    earlier passes must have found."""
 
     run: Callable[[Draft], Iterator[Problem]] | None = None
     each_pool: Callable[[Draft, PoolDraft], Iterator[Problem]] | None = None
     needs: tuple[str, ...] = ()
     pool_needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 PASSES = (
@@ -37,7 +39,8 @@ PASSES = (
     Pass(
         each_pool=hardware.placement,
         needs=("engine.name",),
-        pool_needs=("accelerator", "parallelism", "replicas", "spot"),
+        pool_needs=("replicas", "spot"),
+        after=("accelerator",),
     ),
     Pass(replicas.strategies, needs=("scaling", "slo")),
     Pass(each_pool=replicas.counts, needs=("scaling",), pool_needs=("replicas",)),
@@ -47,27 +50,25 @@ PASSES = (
     Pass(weights.revision, needs=("model.uri", "model.revision")),
     Pass(weights.cache, needs=("model.loading",)),
     Pass(engine.version, needs=("engine.name", "engine.version")),
-    Pass(engine.image, needs=("engine.name", "engine.version", "engine.image")),
-    Pass(engine.flags, needs=("engine.name", "engine.version", "engine.args")),
+    Pass(engine.image, needs=("engine.image",), after=("engine",)),
+    Pass(engine.flags, needs=("engine.args",), after=("engine",)),
     Pass(pod.environment, needs=("engine.env",)),
-    Pass(
-        sizing.context,
-        needs=("model.uri", "model.shape", "engine.maxModelLen", "engine.args", "engine.version", "engine.name"),
-    ),
-    Pass(each_pool=sizing.divides, needs=("model.uri", "model.shape"), pool_needs=("accelerator", "parallelism")),
+    Pass(sizing.context, needs=("engine.maxModelLen",), after=("shape",)),
+    Pass(each_pool=sizing.divides, pool_needs=("parallelism",), after=("shape",)),
     Pass(
         each_pool=sizing.memory,
-        needs=("model.uri", "model.shape", "engine", "adapters.limits"),
+        needs=("engine", "adapters.limits"),
         pool_needs=("accelerator", "parallelism"),
+        after=("shape", "engine", "accelerator"),
     ),
-    Pass(each_pool=engine.command_line, needs=("model", "engine"), pool_needs=("parallelism",)),
+    Pass(each_pool=engine.command_line, needs=("model", "engine"), after=("shape", "engine")),
     Pass(each_pool=pod.variables, needs=("model", "engine")),
-    Pass(each_pool=pod.volumes, needs=("model", "engine"), pool_needs=("parallelism",)),
-    Pass(each_pool=pod.resources, needs=("model", "engine"), pool_needs=("accelerator", "parallelism", "resources")),
+    Pass(each_pool=pod.volumes, needs=("model", "engine"), after=("shape",)),
+    Pass(each_pool=pod.resources, needs=("model", "engine"), pool_needs=("resources",), after=("shape", "accelerator")),
     Pass(pod.config),
-    Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout")),
+    Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout"), after=("shape",)),
 )
-TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool, pool_needs=("accelerator", "parallelism")))
+TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool, after=("accelerator",)))
 
 
 def draft(service: ModelService, site: Site, file: str, invalid: set[Path]) -> Draft:
@@ -85,11 +86,14 @@ def run(passes: tuple[Pass, ...], work: Draft) -> Iterator[Problem]:
     for one in passes:
         if not all(sound(work.invalid, ("spec", *need.split("."))) for need in one.needs):
             continue
+        if any(getattr(work, name, work) is None for name in one.after):
+            continue
         if one.run is not None:
             yield from _marked(one.run(work), work)
         if one.each_pool is not None:
             for pool in work.pools:
-                if all(sound(work.invalid, (*pool.path, need)) for need in one.pool_needs):
+                whole = all(sound(work.invalid, (*pool.path, need)) for need in one.pool_needs)
+                if whole and not any(getattr(pool, name, pool) is None for name in one.after):
                     yield from _marked(one.each_pool(work, pool), work)
 
 

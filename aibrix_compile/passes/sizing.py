@@ -65,8 +65,8 @@ def context(draft: Draft) -> Iterator[Problem]:
     """The context is at most what the model was made for, unless the engine is told how to stretch it."""
     wanted, shape = draft.spec.engine.maxModelLen, draft.shape
     assert shape is not None
-    stretched = draft.settings.keys() & {"hf-overrides", "rope-scaling"}
-    if wanted and wanted > shape.max_model_len and not stretched:
+    unread = ("spec", "engine", "args") in draft.invalid
+    if wanted and wanted > shape.max_model_len and not unread and "hf-overrides" not in draft.spec.engine.args:
         hint = f"write at most {shape.max_model_len}, or stretch it by engine.args hf-overrides"
         message = f"the model was made for {shape.max_model_len} tokens, not {wanted}"
         yield Problem("AC306", ("spec", "engine", "maxModelLen"), message, hint, fix=str(shape.max_model_len))

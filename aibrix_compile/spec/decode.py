@@ -226,7 +226,9 @@ def _problem(cls: type[Model], path: Path, item: Any) -> Problem:
         return _not_a_choice(path, item["ctx"]["expected"], item["input"], item["loc"][-1] == "[key]")
     model = model_at(cls, path)
     wanted = "a list" if kind == "list_type" else "a scalar or a mapping" if model and model.short else "a mapping"
-    return Problem("AC103", path, f"{name}: {wanted} is expected, not {shown(item['input'])}")
+    info = field_at(cls, path)
+    hint = f"write it like {path[-1]}: {inline((info.examples or [''])[0])}" if info else ""
+    return Problem("AC103", path, f"{name}: {wanted} is expected, not {shown(item['input'])}", hint)
 
 
 def _missing(cls: type[Model], path: Path, item: Any) -> Problem:

@@ -168,12 +168,12 @@ def test_anchors_end_with_their_document() -> None:
 def test_billion_laughs() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
-    start = time.perf_counter()
+    start = time.process_time()
     (found,) = refused("\n".join(lines))
     assert found.code == "AC004"
     assert found.span.line == 6
     assert "aliases" in found.message
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_size() -> None:
@@ -201,12 +201,12 @@ def test_size() -> None:
     ids=lambda text: text[:8].strip(),
 )
 def test_no_file_takes_long(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         read(text)
     except CompileError as error:
         assert len(error.diagnostics) <= yamlio.MAX_FINDINGS + 1
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_findings_end_somewhere() -> None:
