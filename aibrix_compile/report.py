@@ -17,12 +17,15 @@ from aibrix_compile.diagnostics import Diagnostic, Severity, Span
 from aibrix_compile.emit import json_text
 
 _COLORS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33"}
+_SHOWN = 100  # more than anybody reads on a terminal
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def pretty(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], *, color: bool, width: int) -> str:
-    """Each finding with its line, the reason and the fix; then a summary. `sources` maps file names to their text."""
-    blocks = ["\n".join(_block(one, sources, color, width)) + "\n" for one in diagnostics]
+    """The first findings with their lines, reasons and fixes; then a summary. `sources` maps file names to their text."""
+    blocks = ["\n".join(_block(one, sources, color, width)) + "\n" for one in diagnostics[:_SHOWN]]
+    if len(diagnostics) > _SHOWN:
+        blocks.append(f"... and {len(diagnostics) - _SHOWN} more; --format json prints all\n")
     return "\n".join(blocks) + "\n" + _summary(diagnostics) + "\n"
 
 

@@ -131,7 +131,7 @@ def locate(document: Document, path: Path, at_key: bool = False) -> Span:
         elif isinstance(node, Seq) and isinstance(step, int) and step < len(node):
             place, node = node.at[step], node[step]
         else:
-            return place.span(at_key=depth > 0 and place.block)
+            return place.span(at_key=depth > 0 and isinstance(node, Map | Seq))  # a short form has no such key
     return place.span(at_key)
 
 
