@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 class Case(NamedTuple):
     name: str
     services: int
-    command: Sequence[str | Path]
+    command: tuple[str | Path, ...]
     prepare: Callable[[], None] = lambda: None
 
 
@@ -61,7 +61,7 @@ def measure(case: Case, output: Path) -> Sample:
 
 def cases(counts: Sequence[int], folder: Path) -> list[Case]:
     python, helm, kcl = Path(sys.executable), peers.helm(), peers.kcl()
-    found = [Case("python -c pass", 0, [python, "-c", "pass"]), Case(BARE, 0, [python, "-c", "import yaml, pydantic"])]
+    found = [Case("python -c pass", 0, (python, "-c", "pass")), Case(BARE, 0, (python, "-c", "import yaml, pydantic"))]
     for count in counts:
         project, out, values = (
             inputs.project(folder / f"{count}", count),
@@ -70,11 +70,11 @@ def cases(counts: Sequence[int], folder: Path) -> list[Case]:
         )
         values.write_text(inputs.values(count))
         clean = lambda out=out: shutil.rmtree(out, ignore_errors=True)  # noqa: E731
-        found.append(Case(OURS, count, [python, "-m", "aibrix_compile", "build", project, "-o", out], clean))
+        found.append(Case(OURS, count, (python, "-m", "aibrix_compile", "build", project, "-o", out), clean))
         if helm:
-            found.append(Case("helm template", count, [helm, "template", "x", HERE / "chart", "-f", values]))
+            found.append(Case("helm template", count, (helm, "template", "x", HERE / "chart", "-f", values)))
         if kcl:
-            found.append(Case("kcl", count, [kcl, HERE / "kcl_render.py", HERE / "services.k", values]))
+            found.append(Case("kcl", count, (kcl, HERE / "kcl_render.py", HERE / "services.k", values)))
     return found
 
 
