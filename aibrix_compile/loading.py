@@ -219,7 +219,7 @@ def load(paths: Sequence[Path], cwd: Path) -> Workspace:
     workspace = Workspace(root=project_file.parent)
     _read_project(workspace, project_file)
     _select(workspace, [s for s in starts if s not in (project_file, project_file.parent)])
-    if not workspace.services and not workspace.diagnostics:
+    if not workspace.services and not workspace.diagnostics and workspace.project and workspace.project.spec.services:
         raise UsageError(f"{PROJECT_FILE} names no ModelService")
     return workspace
 
@@ -334,7 +334,11 @@ def _overlays(workspace: Workspace, files: Sequence[Path], names: set[str | None
         for document in workspace.documents(path):
             if document.value is None:
                 continue
-            alone = merge(Map(), document.value, lambda *_: None) if isinstance(document.value, Map) else document.value
+            alone = (
+                _without_shape(merge(Map(), document.value, lambda *_: None))
+                if isinstance(document.value, Map)
+                else document.value
+            )
             decoded = decode(ModelService, alone, partial=True)
             for problem in decoded.problems:
                 span = locate(Document(alone, document.place), problem.path, problem.at_key)
@@ -433,6 +437,15 @@ def _replace(node: Map, key: str, value: object, place: Place | None = None) -> 
         result.put(name, old, node.at[name])
     result.put(key, value, place or node.at[key])
     return result
+
+
+def _without_shape(root: Map) -> Map:
+    """An overlay without the path of a config.json, which is no shape before it is read in."""
+    spec = root.get("spec")
+    model = spec.get("model") if isinstance(spec, Map) else None
+    if not isinstance(spec, Map) or not isinstance(model, Map) or not isinstance(model.get("shape"), str):
+        return root
+    return _replace(root, "spec", _replace(spec, "model", _without(model, "shape")))
 
 
 def _without(node: Map, key: str) -> Map:

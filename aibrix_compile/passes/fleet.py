@@ -25,6 +25,11 @@ class Finding(NamedTuple):
 
 def project(spec: Project) -> Iterator[Problem]:
     """What the Project itself must get right for any service to be compiled."""
+    for name, hint in (("services", "[services/*.yaml]"), ("environments", "[{name: prod, namespace: llm}]")):
+        if not getattr(spec.spec, name):
+            yield Problem(
+                "AC102", ("spec", name), f"a project without {name} compiles to nothing", f"write {name}: {hint}"
+            )
     first: dict[str, int] = {}
     for index, environment in enumerate(spec.spec.environments):
         path: Path = ("spec", "environments", index)

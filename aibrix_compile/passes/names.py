@@ -64,6 +64,13 @@ def served_name(draft: Draft) -> Iterator[Problem]:
 
 def pool_names(draft: Draft) -> Iterator[Problem]:
     """Each pool's workload; two pools of one name would be one workload."""
+    if not draft.spec.pools:
+        yield Problem(
+            "AC102",
+            ("spec", "pools"),
+            "a service without a pool serves nothing",
+            "add pools: [{accelerator: nvidia-l4, replicas: 2}]",
+        )
     first: dict[str, PoolDraft] = {}
     for pool in draft.pools:
         path = (*pool.path, "name" if pool.spec.name else "accelerator")

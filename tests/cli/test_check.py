@@ -135,6 +135,45 @@ def test_a_config_json_gives_the_sizes(tmp_path: Path) -> None:
     assert findings(tmp_path, "chat.yaml")[0]["message"] == "own/config.json has no vocab_size"
 
 
+def test_an_overlay_may_name_a_config_json(tmp_path: Path) -> None:
+    config = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+        "intermediate_size": 256,
+    }
+    config |= {"max_position_embeddings": 32768, "torch_dtype": "bfloat16"}  # type: ignore[dict-item]
+    overlay = "apiVersion: serving.aibrix.ai/v1alpha1\nkind: ModelService\nmetadata: {name: chat}\nspec: {model: {shape: config.json}}\n"
+    one = project(environments="[{name: prod, namespace: p, overlays: [o.yaml]}]")
+    service = MINIMAL.replace("hf://meta-llama/Llama-3.1-8B-Instruct", "s3://b/own")
+    write(
+        tmp_path,
+        {"aibrix.yaml": one, "o.yaml": overlay, "services/chat.yaml": service, "config.json": json.dumps(config)},
+    )
+    assert findings(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        (
+            {
+                "services/chat.yaml": MINIMAL.replace("[{accelerator: nvidia-l4, replicas: 2}]", "[]"),
+                "aibrix.yaml": project(),
+            },
+            "AC102",
+        ),
+        ({"services/chat.yaml": MINIMAL, "aibrix.yaml": project(environments="[]")}, "AC102"),
+        ({"services/chat.yaml": MINIMAL, "aibrix.yaml": project().replace("[services/*.yaml]", "[]")}, "AC102"),
+    ],
+    ids=["pools", "environments", "services"],
+)
+def test_nothing_to_do_is_a_mistake(tmp_path: Path, files: dict[str, str], code: str) -> None:
+    write(tmp_path, files)
+    assert [one["code"] for one in findings(tmp_path) if one["severity"] == "error"] == [code]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", "[" * 100_000])
 def test_a_config_json_that_is_none(tmp_path: Path, text: str) -> None:
     service = MINIMAL.replace(
