@@ -87,6 +87,26 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Objective:
+    """A latency that a share of all requests must keep: `metric` is ttft, itl or e2e; `percentile` 0.99 for p99."""
+
+    metric: str
+    percentile: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoringPlan:
+    """What is watched. `metrics` maps roles (running, waiting, kv_usage, ttft, ...) to this engine version's names."""
+
+    pod_monitor: bool
+    alerts: bool
+    dashboard: bool
+    objectives: tuple[Objective, ...]
+    metrics: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     """Identical replicas on one accelerator: one workload."""
 
@@ -144,6 +164,7 @@ class ServicePlan:
     config_map: str
     config: Mapping[str, str]
     config_hash: str
+    monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]
     decisions: tuple[Decision, ...]
 

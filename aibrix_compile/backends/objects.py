@@ -19,6 +19,8 @@ ORDER = {  # the NN of a file's name: what must exist first stands first
     "Service": 30,
     "Deployment": 40,
     "PodDisruptionBudget": 50,
+    "PodMonitor": 60,
+    "PrometheusRule": 61,
     "Application": 90,
 }
 

@@ -126,6 +126,7 @@ def finish(work: Draft) -> ServicePlan:
         config_map=f"{name}-engine",
         config=dict(work.config),
         config_hash=pod.config_hash(work),
+        monitoring=None,
         pools=tuple(_pool(work, pool) for pool in work.pools),
         decisions=tuple(work.decisions),
     )
