@@ -54,12 +54,14 @@ TITLES = {
     "AC223": "a strategy without what it needs",
     "AC224": "a claim that is not clear, or that several replicas can not share",
     "AC225": "a reference to a service or tenant that does not exist",
+    "AC227": "the escape hatch is in use",
     "AC301": "the weights do not fit",
     "AC302": "the context does not fit beside the weights",
     "AC303": "the parallelism does not divide the model",
     "AC304": "more GPUs than the environment has",
     "AC305": "a surge for which there is no quota",
     "AC306": "a context longer than the model was made for",
+    "AC307": "parallelism that crosses nodes at every layer",
     "AC401": "an image from a registry that is not allowed",
     "AC402": "an image tagged latest",
     "AC403": "an image without a digest",
@@ -67,10 +69,11 @@ TITLES = {
     "AC405": "a revision that is not locked",
     "AC501": "valid, but not compiled yet",
     "AC502": "no image is known for the engine",
-    "AC503": "one replica does not fit on one node",
+    "AC503": "a replica that can not be spread evenly over nodes",
     "AC504": "a Kubernetes version that is not supported",
     "AC505": "spot nodes of an unknown provider",
     "AC506": "an object refers to something that does not exist",
+    "AC507": "a foreign API that the environment does not declare",
 }
 
 

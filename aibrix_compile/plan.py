@@ -108,7 +108,8 @@ class MonitoringPlan:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """Identical replicas on one accelerator: one workload."""
+    """Identical replicas on one accelerator: one workload. A replica is `nodes` pods with `gpus` GPUs each; CPU, memory and
+    disk are those of one pod. `worker_arguments` are those of its second and further pods."""
 
     name: str
     workload: str
@@ -116,6 +117,7 @@ class PoolPlan:
     replicas: int
     scaled: bool
     accelerator: str
+    nodes: int
     gpus: int
     gpu_resource: str
     node_selector: Mapping[str, str]
@@ -128,6 +130,7 @@ class PoolPlan:
     priority_class: str
     pull_secrets: tuple[str, ...]
     arguments: tuple[Argument, ...]
+    worker_arguments: tuple[Argument, ...]
     variables: tuple[Variable, ...]
     volumes: tuple[Volume, ...]
     prefetch: Prefetch | None
@@ -138,6 +141,7 @@ class PoolPlan:
     grace_seconds: int
     rollout: Rollout
     disruption_budget: bool
+    template: Mapping[str, Any]
     sizing: Sizing
     cost_per_hour: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from aibrix_compile.artifact import Artifact, Object, Source
 from aibrix_compile.diagnostics import Path
@@ -10,6 +11,8 @@ from aibrix_compile.plan import ServicePlan
 
 SERVICE_LABEL = "serving.aibrix.ai/service"
 POOL_LABEL = "serving.aibrix.ai/pool"
+ROLE_LABEL = "serving.aibrix.ai/role"
+SERVE, WORKER = "serve", "worker"
 SOURCE_ANNOTATION = "serving.aibrix.ai/source"
 CONFIG_ANNOTATION = "serving.aibrix.ai/config-hash"
 
@@ -18,6 +21,7 @@ ORDER = {  # the NN of a file's name: what must exist first stands first
     "ConfigMap": 20,
     "Service": 30,
     "Deployment": 40,
+    "LeaderWorkerSet": 41,
     "PodDisruptionBudget": 50,
     "PodMonitor": 60,
     "PrometheusRule": 61,
@@ -55,8 +59,30 @@ def labels(service: ServicePlan, pool: str = "") -> dict[str, str]:
     return found | selector(service, pool)
 
 
-def selector(service: ServicePlan, pool: str = "") -> dict[str, str]:
-    return {SERVICE_LABEL: service.name, **({POOL_LABEL: pool} if pool else {})}
+def selector(service: ServicePlan, pool: str = "", role: str = "") -> dict[str, str]:
+    """`role` leaves out the further pods of a replica over several nodes, which answer nobody."""
+    chosen = {SERVICE_LABEL: service.name, POOL_LABEL: pool, ROLE_LABEL: role}
+    return {label: value for label, value in chosen.items() if value}
+
+
+def merged(base: Any, over: Any) -> Any:
+    """`over` onto `base` by the overlay rule: maps merge, lists of named items merge by name, everything else replaces."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return base | {key: merged(base.get(key), value) for key, value in over.items()}
+    if _named(base) and _named(over):
+        items = {item["name"]: item for item in base}
+        for item in over:
+            name = item["name"]
+            if item.get("remove") is True:
+                items.pop(name, None)
+            else:
+                items[name] = merged(items.get(name), item)
+        return list(items.values())
+    return over
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "name" in one for one in value)
 
 
 def binary(count: int) -> str:

@@ -65,10 +65,11 @@ PASSES = (
     Pass(each_pool=pod.variables, needs=("model", "engine")),
     Pass(each_pool=pod.volumes, needs=("model", "engine"), after=("shape",)),
     Pass(each_pool=pod.resources, needs=("model", "engine"), pool_needs=("resources",), after=("shape", "accelerator")),
+    Pass(each_pool=pod.template, pool_needs=("template",)),
     Pass(pod.config),
     Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout"), after=("shape",)),
 )
-TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool, after=("accelerator",)))
+TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool))
 
 
 def draft(service: ModelService, site: Site, file: str, invalid: set[Path]) -> Draft:
@@ -99,7 +100,9 @@ def run(passes: tuple[Pass, ...], work: Draft) -> Iterator[Problem]:
 
 def _marked(problems: Iterator[Problem], work: Draft) -> Iterator[Problem]:
     for problem in problems:
-        if problem.severity is Severity.ERROR and not problem.code.startswith("AC4"):  # policy says no to what is sound
+        if problem.severity is Severity.ERROR and not problem.code.startswith(
+            ("AC4", "AC5")
+        ):  # they say no to what is sound
             work.invalid.add(problem.path)
         yield problem
 
@@ -149,7 +152,8 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         replicas=pool.spec.replicas.low,
         scaled=False,
         accelerator=card.name,
-        gpus=pool.gpus,
+        nodes=pool.nodes,
+        gpus=pool.pod_gpus,
         gpu_resource=card.resource,
         node_selector=dict(pool.node_selector),
         tolerations=pool.tolerations,
@@ -161,6 +165,7 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         priority_class=pool.spec.priorityClass or "",
         pull_secrets=tuple(pool.spec.imagePullSecrets),
         arguments=pool.arguments,
+        worker_arguments=pool.worker_arguments,
         variables=pool.variables,
         volumes=pool.volumes,
         prefetch=pool.prefetch,
@@ -171,6 +176,7 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         grace_seconds=pool.grace_seconds,
         rollout=pool.rollout or Rollout(1, 0),
         disruption_budget=budget,
+        template=pool.spec.template,
         sizing=sized,
         cost_per_hour=pool.cost_per_hour,
     )

@@ -34,14 +34,16 @@ class PoolDraft:
     path: Path
     name: str
     workload: str = ""  # names
-    accelerator: Accelerator | None = None  # hardware, as the five below
+    accelerator: Accelerator | None = None  # hardware, as the seven below
     site: AcceleratorSite = field(default_factory=AcceleratorSite)
     gpus: int = 0
     gpus_per_node: int = 0
+    nodes: int = 1
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     cost_per_hour: str = ""
-    arguments: tuple[Argument, ...] = ()  # engine
+    arguments: tuple[Argument, ...] = ()  # engine, as the next
+    worker_arguments: tuple[Argument, ...] = ()
     sizing: Sizing | None = None  # sizing
     rollout: Rollout | None = None  # replicas, in the fleet
     variables: tuple[Variable, ...] = ()  # pod, as all below
@@ -54,6 +56,11 @@ class PoolDraft:
     progress_deadline_seconds: int = 0
     drain_seconds: int = 0
     grace_seconds: int = 0
+
+    @property
+    def pod_gpus(self) -> int:
+        """GPUs of one pod: of one node's share of a replica."""
+        return self.gpus // self.nodes
 
     @property
     def replicas(self) -> int:

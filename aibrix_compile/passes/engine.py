@@ -229,4 +229,10 @@ def command_line(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         if count > 1:
             words.append(Argument(f"--{flag}-parallel-size={count}", (*pool.path, "parallelism", flag)))
     pool.arguments = (*words, *draft.arguments)
+    if pool.nodes > 1:  # LeaderWorkerSet puts these two variables into every container of the group
+        path = (*pool.path, "parallelism")
+        group = [Argument(f"--nnodes={pool.nodes}", path), Argument("--master-addr=$(LWS_LEADER_ADDRESS)", path)]
+        rank = Argument("--node-rank=$(LWS_WORKER_INDEX)", path)
+        pool.arguments += (*group, rank)
+        pool.worker_arguments = (*pool.arguments, Argument("--headless", path))
     yield from ()

@@ -4,11 +4,12 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from aibrix_compile.catalog import accelerators
-from aibrix_compile.diagnostics import Problem
+from aibrix_compile.diagnostics import Problem, Severity
 from aibrix_compile.passes.draft import Draft, PoolDraft
 from aibrix_compile.spec.project import AcceleratorSite
 
 MOCK = "mock"
+LEADER_WORKER_SET = "leaderworkerset.x-k8s.io/v1"
 
 _SPOT = {  # how providers mark interruptible nodes, known by the labels of their accelerators
     "cloud.google.com/": ("cloud.google.com/gke-spot", "true"),
@@ -44,6 +45,29 @@ def accelerator(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         return
     pool.gpus = pool.spec.parallelism.gpus
     pool.gpus_per_node = pool.site.gpusPerNode or pool.accelerator.gpus_per_node
+    pool.nodes = -(-pool.gpus // pool.gpus_per_node)
+    if pool.nodes > 1:
+        yield from _several_nodes(draft, pool)
+
+
+def _several_nodes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """A replica over several nodes is a group of pods, which LeaderWorkerSet makes."""
+    path, parallel, nodes = (*pool.path, "parallelism"), pool.spec.parallelism, pool.nodes
+    if parallel.data > 1 or pool.gpus % nodes:
+        what = "copies of the engine" if parallel.data > 1 else f"{pool.gpus} GPUs"
+        message = f"{what} can not be spread evenly over {nodes} nodes of {pool.gpus_per_node} GPUs"
+        hint = f"keep data: 1 and use a multiple of {pool.gpus_per_node} GPUs, or stay within one node"
+        yield Problem("AC503", path, message, hint)
+    elif parallel.tensor > pool.gpus_per_node:
+        message = f"tensor {parallel.tensor} spans nodes of {pool.gpus_per_node} GPUs: every layer waits for the network between them"
+        hint = f"use tensor: {pool.gpus_per_node} and pipeline: {nodes}"
+        yield Problem("AC307", (*path, "tensor"), message, hint, severity=Severity.WARNING)
+    if LEADER_WORKER_SET not in draft.site.environment.apis:
+        message = f"a replica over {nodes} nodes needs {LEADER_WORKER_SET}, which environment {draft.site.environment.name} does not declare"
+        hint = (
+            f"install LeaderWorkerSet and add it to apis of the environment, or stay within {pool.gpus_per_node} GPUs"
+        )
+        yield Problem("AC507", path, message, hint)
 
 
 def placement(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
@@ -51,7 +75,7 @@ def placement(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     card = pool.accelerator
     assert card is not None
     if draft.spec.engine.name == MOCK:
-        pool.gpus = 0
+        pool.gpus, pool.nodes = 0, 1
         draft.decide(
             (*pool.path, "accelerator"), "no GPU", f"the mock engine imitates {card.name} and runs on any node"
         )

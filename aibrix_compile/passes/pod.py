@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 
-from aibrix_compile.diagnostics import Path, Problem
+from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
 from aibrix_compile.passes.engine import PORT
 from aibrix_compile.passes.hardware import MOCK
@@ -148,7 +148,7 @@ def volumes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         Volume("tmp", "scratch", "/tmp", ours, size=4 * _GIB),
         Volume("config", "config", CONFIG_FOLDER, ours, source=f"{draft.metadata.name}-engine", read_only=True),
     ]
-    if pool.gpus > 1:
+    if pool.pod_gpus > 1:
         found.append(Volume("shm", "memory", "/dev/shm", (*pool.path, "parallelism"), size=4 * _GIB))
     if model.uri.startswith("pvc://"):
         claim = model.uri.partition("://")[2].partition("/")[0]
@@ -162,6 +162,14 @@ def volumes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         pool.prefetch = Prefetch(command, tuple(v for v in pool.variables if v.name in keep))
     pool.volumes = tuple(found)
     yield from ()
+
+
+def template(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
+    """The escape hatch is used in the open: it is merged in last, and only the closure check reads the result."""
+    if pool.spec.template:
+        message = "the template changes the pod past all checks of the compiler"
+        hint = "prefer a field of the language; `aibrix-compile explain pools` lists them"
+        yield Problem("AC227", (*pool.path, "template"), message, hint, severity=Severity.WARNING, at_key=True)
 
 
 def config(draft: Draft) -> Iterator[Problem]:
@@ -183,9 +191,10 @@ def resources(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     if draft.spec.engine.name == MOCK:
         cpu, memory, because = 1000, _GIB, "the mock engine needs little"
     else:
-        cpu = max(1000, int(pool.gpus * card.cpu_per_gpu * _SHARE) * 1000)
-        memory = max(_GIB, int(pool.gpus * card.host_memory_gib_per_gpu * _SHARE) * _GIB)
-        because = f"{_SHARE:.0%} of what a node of {card.name} has for {pool.gpus} of its {card.gpus_per_node} GPUs"
+        gpus = pool.pod_gpus
+        cpu = max(1000, int(gpus * card.cpu_per_gpu * _SHARE) * 1000)
+        memory = max(_GIB, int(gpus * card.host_memory_gib_per_gpu * _SHARE) * _GIB)
+        because = f"{_SHARE:.0%} of what a node of {card.name} has for {gpus} of its {card.gpus_per_node} GPUs"
     pool.cpu, pool.memory = wanted.cpu or cpu, wanted.memory or memory
     disk = sum(v.size for v in pool.volumes if v.kind == "scratch")
     pool.ephemeral_storage = wanted.ephemeralStorage or disk + 2 * _GIB

@@ -41,19 +41,9 @@ def unbuilt(draft: Draft) -> Iterator[Problem]:
 
 
 def unbuilt_pool(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
-    """The same for one pool; replicas over several nodes need LeaderWorkerSet."""
+    """The same for one pool."""
     if pool.spec.role != "serve":
         yield _refuse((*pool.path, "role"), "the hand-off of KV cache between prefill and decode")
-    if pool.spec.template:
-        yield _refuse((*pool.path, "template"), "the merge into the pod template")
-    if pool.gpus > pool.gpus_per_node and pool.accelerator is not None:
-        message = f"one replica takes {pool.gpus} GPUs, a node of {pool.accelerator.name} has {pool.gpus_per_node}; replicas over several nodes are not compiled yet"
-        yield Problem(
-            "AC503",
-            (*pool.path, "parallelism"),
-            message,
-            f"stay within {pool.gpus_per_node} GPUs, or use a larger accelerator",
-        )
 
 
 def _set(spec: Model, dotted: str) -> Path | None:
