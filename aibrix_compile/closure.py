@@ -202,12 +202,12 @@ def _template(artifact: Artifact, path: Path, template: Object, namespace: str, 
             )
     for where, kind, name, scope in _pod_references(pod, namespace):
         if not index.has(kind, scope, name):
-            yield Dangling(
-                artifact,
-                (*at, *where),
-                f"{title} refers to {kind} {name}, which does not exist",
-                "it must be emitted, or be declared as somebody else's",
-            )
+            hint = "it must be emitted, or be declared as somebody else's"
+            message = f"{title} refers to {kind} {name}, which does not exist"
+            yield Dangling(artifact, (*at, *where), message, hint)
+        elif (target := index.objects.get((kind, scope, name))) and _wave(target) > _wave(artifact):
+            message = f"{title} waits for {kind} {name}, which is synced in a later wave"
+            yield Dangling(artifact, (*at, *where), message, "Argo CD would never reach that wave")
     yield from _volumes(artifact, at, pod)
     yield from _keys(artifact, at, pod, namespace, index)
     yield from _container_ports(artifact, at, pod)
@@ -352,6 +352,10 @@ def _at(value: Any, path: Path) -> Any:
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None
     return value
+
+
+def _wave(artifact: Artifact) -> int:
+    return int(artifact.object["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-wave", "0"))
 
 
 def _title(value: Object) -> str:

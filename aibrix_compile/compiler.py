@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aibrix_compile import passes
 from aibrix_compile.artifact import Artifact, External, Source
-from aibrix_compile.backends import argocd, kubernetes
+from aibrix_compile.backends import argocd, kubernetes, storage
 from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
 from aibrix_compile.loading import Workspace
@@ -22,6 +22,8 @@ from aibrix_compile.spec.decode import decode
 from aibrix_compile.spec.modelservice import ModelService
 from aibrix_compile.spec.project import Environment
 from aibrix_compile.yamlio import Document, Map, locate
+
+BACKENDS = (kubernetes, storage)
 
 Progress = Callable[[int, int], None]
 """Called with services done and services in all."""
@@ -156,8 +158,12 @@ def _plan(environment: Environment, services: Sequence[ServicePlan]) -> Environm
 
 
 def _emit(plan: EnvironmentPlan, result: Compilation) -> None:
-    artifacts = [artifact for service in plan.services for artifact in kubernetes.emit(service)] + argocd.emit(plan)
-    externals: list[External] = [one for service in plan.services for one in kubernetes.externals(service)]
+    artifacts = [
+        one for service in plan.services for backend in BACKENDS for one in backend.emit(service)
+    ] + argocd.emit(plan)
+    externals: list[External] = [
+        one for service in plan.services for backend in (kubernetes, storage) for one in backend.externals(service)
+    ]
     result.artifacts += artifacts
     for dangling in unresolved(artifacts, externals):
         source = dangling.artifact.source(dangling.path)

@@ -58,7 +58,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """The init container that fetches weights before the engine starts."""
+    """A process that fetches weights before the engine starts."""
 
     command: tuple[str, ...]
     variables: tuple[Variable, ...]
@@ -84,6 +84,18 @@ class Sizing:
 class Rollout:
     max_unavailable: int | str
     max_surge: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The claim that keeps weights. `size` 0: it exists already. `prefetch` is the Job that fills it, if the engine does not."""
+
+    claim: str
+    size: int
+    storage_class: str
+    access: str
+    mount: str
+    prefetch: Prefetch | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +180,7 @@ class ServicePlan:
     config_map: str
     config: Mapping[str, str]
     config_hash: str
+    storage: Storage | None
     monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]
     decisions: tuple[Decision, ...]

@@ -38,7 +38,7 @@ def externals(service: ServicePlan) -> Iterable[External]:
             if variable.secret:
                 yield External("Secret", namespace, variable.secret, Source(service.name, variable.path))
         for volume in pool.volumes:
-            if volume.kind == "claim":
+            if volume.kind == "claim" and service.storage is None:
                 yield External("PersistentVolumeClaim", namespace, volume.source, Source(service.name, volume.path))
         for name in pool.pull_secrets:
             yield External("Secret", namespace, name, Source(service.name, (*pool.path, "imagePullSecrets")))

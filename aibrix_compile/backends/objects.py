@@ -19,6 +19,8 @@ CONFIG_ANNOTATION = "serving.aibrix.ai/config-hash"
 ORDER = {  # the NN of a file's name: what must exist first stands first
     "ServiceAccount": 10,
     "ConfigMap": 20,
+    "PersistentVolumeClaim": 25,
+    "Job": 26,
     "Service": 30,
     "Deployment": 40,
     "LeaderWorkerSet": 41,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aibrix_compile.artifact import Object, Source
 from aibrix_compile.backends.objects import (
     CONFIG_ANNOTATION,
@@ -36,13 +38,7 @@ def _pod(service: ServicePlan, pool: PoolPlan, role: str) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service called vllm would set VLLM_PORT
         "terminationGracePeriodSeconds": pool.grace_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
     }
     if pool.priority_class:
         spec["priorityClassName"] = pool.priority_class
@@ -75,6 +71,17 @@ def _spread(key: str, chosen: dict[str, str]) -> Object:
     }
 
 
+def pod_security() -> Object:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",  # else every start walks through all weights
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def _engine(service: ServicePlan, pool: PoolPlan) -> Object:
     return {
         **_process(service, pool, [argument.text for argument in pool.arguments]),
@@ -99,17 +106,17 @@ def _process(service: ServicePlan, pool: PoolPlan, arguments: list[str]) -> Obje
         "image": service.image,
         "command": list(service.command),
         "args": arguments,
-        "env": [_variable(variable) for variable in pool.variables],
+        "env": environment(pool.variables),
         "resources": {
             "requests": {"cpu": cores(pool.cpu), "memory": memory, "ephemeral-storage": disk, **gpus},
             "limits": {"memory": memory, "ephemeral-storage": disk, **gpus},  # no CPU limit: throttling delays tokens
         },
-        "securityContext": _SECURITY,
+        "securityContext": SECURITY,
         "volumeMounts": [_mount(volume) for volume in pool.volumes],
     }
 
 
-_SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
 def _drain(service: ServicePlan, pool: PoolPlan) -> list[str]:
@@ -134,14 +141,18 @@ def _prefetch(service: ServicePlan, pool: PoolPlan, prefetch: Prefetch) -> Objec
         "name": "prefetch",
         "image": service.image,
         "command": list(prefetch.command),
-        "env": [_variable(variable) for variable in prefetch.variables],
+        "env": environment(prefetch.variables),
         "resources": {
             "requests": {"cpu": "1", "memory": "2Gi", "ephemeral-storage": binary(pool.ephemeral_storage)},
             "limits": {"memory": "2Gi", "ephemeral-storage": binary(pool.ephemeral_storage)},
         },
-        "securityContext": _SECURITY,
+        "securityContext": SECURITY,
         "volumeMounts": [_mount(volume) for volume in pool.volumes if volume.name in wanted],
     }
+
+
+def environment(variables: Iterable[Variable]) -> list[Object]:
+    return [_variable(variable) for variable in variables]
 
 
 def _variable(variable: Variable) -> Object:

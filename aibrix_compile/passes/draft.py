@@ -11,7 +11,7 @@ from aibrix_compile.catalog.engines import Engine
 from aibrix_compile.catalog.models import ModelShape
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.lock import Lock
-from aibrix_compile.plan import Argument, Decision, Prefetch, Rollout, Sizing, Variable, Volume
+from aibrix_compile.plan import Argument, Decision, Prefetch, Rollout, Sizing, Storage, Variable, Volume
 from aibrix_compile.spec.modelservice import Metadata, Pool, ServiceSpec
 from aibrix_compile.spec.project import AcceleratorSite, Environment
 
@@ -87,6 +87,7 @@ class Draft:
     image: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[Argument, ...] = ()
+    storage: Storage | None = None
     config: dict[str, str] = field(default_factory=dict)  # pod
     decisions: list[Decision] = field(default_factory=list)
 

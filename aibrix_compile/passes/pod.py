@@ -6,14 +6,14 @@ and until no request is running or waiting; then the engine gets SIGTERM. The gr
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
 from aibrix_compile.passes.engine import PORT
 from aibrix_compile.passes.hardware import MOCK
 from aibrix_compile.passes.weights import MODEL_FOLDER
-from aibrix_compile.plan import Prefetch, Variable, Volume
+from aibrix_compile.plan import Prefetch, Storage, Variable, Volume
 
 SCRATCH = "/scratch"
 CONFIG_FOLDER = "/etc/aibrix"
@@ -49,26 +49,6 @@ from huggingface_hub import snapshot_download
 snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])
 """
 
-_OWNED = {
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "TMPDIR",
-    "HF_HOME",
-    "XDG_CACHE_HOME",
-    "VLLM_CACHE_ROOT",
-    "VLLM_NO_USAGE_STATS",
-    "TRITON_CACHE_DIR",
-}
-_OWNED |= {
-    "TORCHINDUCTOR_CACHE_DIR",
-    "HF_TOKEN",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_ENDPOINT_URL",
-    "AWS_DEFAULT_REGION",
-}
-
 
 def environment(draft: Draft) -> Iterator[Problem]:
     """engine.env: each variable is text or comes from a Secret, and is not one that the pod relies on."""
@@ -94,27 +74,44 @@ def environment(draft: Draft) -> Iterator[Problem]:
             )
 
 
+_WRITABLE = {  # everything that processes write lies on the scratch volume
+    "HOME": SCRATCH,
+    "USER": "engine",  # the image knows no user 1000, and torch asks for its name
+    "LOGNAME": "engine",
+    "TMPDIR": "/tmp",
+    "XDG_CACHE_HOME": f"{SCRATCH}/cache",
+    "HF_HOME": f"{SCRATCH}/huggingface",
+    "VLLM_CACHE_ROOT": f"{SCRATCH}/vllm",
+    "TRITON_CACHE_DIR": f"{SCRATCH}/triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_FETCHING = {name: _WRITABLE[name] for name in ("HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME")}
+_OWNED = {
+    *_WRITABLE,
+    "HF_TOKEN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+}
+
+
 def variables(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
-    """What the engine finds in its environment: everything writable lies on the scratch volume."""
-    ours: Path = ("spec", "engine")
-    fixed = {
-        "HOME": SCRATCH,
-        "USER": "engine",  # the image knows no user 1000, and torch asks for its name
-        "LOGNAME": "engine",
-        "TMPDIR": "/tmp",
-        "XDG_CACHE_HOME": f"{SCRATCH}/cache",
-        "HF_HOME": f"{SCRATCH}/huggingface",
-        "VLLM_CACHE_ROOT": f"{SCRATCH}/vllm",
-        "TRITON_CACHE_DIR": f"{SCRATCH}/triton",
-        "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    found = [Variable(name, ours, value) for name, value in fixed.items()]
-    found += _credentials(draft)
+    """What the engine finds in its environment; a cache that the engine fills itself is its Hugging Face home."""
+    cache = draft.spec.model.loading.cache
+    kept = cache is not None and draft.spec.model.loading.method == "engine" and draft.spec.engine.name != MOCK
+    home = {"HF_HOME": f"{MODEL_FOLDER}{cache.path.rstrip('/')}/huggingface"} if cache and kept else {}
+    found = _fixed(_WRITABLE | home) + _credentials(draft)
     for name, wanted in sorted(draft.spec.engine.env.items()):
-        found.append(Variable(name, (*ours, "env", name), wanted.value or "", wanted.secret or "", wanted.key or ""))
+        path: Path = ("spec", "engine", "env", name)
+        found.append(Variable(name, path, wanted.value or "", wanted.secret or "", wanted.key or ""))
     pool.variables = tuple(found)
     yield from ()
+
+
+def _fixed(values: Mapping[str, str]) -> list[Variable]:
+    return [Variable(name, ("spec", "engine"), value) for name, value in values.items()]
 
 
 def _credentials(draft: Draft) -> list[Variable]:
@@ -136,30 +133,59 @@ def _credentials(draft: Draft) -> list[Variable]:
     return found
 
 
+def storage(draft: Draft) -> Iterator[Problem]:
+    """A claim that keeps weights over restarts, filled by a Job (download) or by the engine itself."""
+    model, wanted = draft.spec.model, draft.spec.model.loading.cache
+    if wanted is None or draft.spec.engine.name == MOCK:
+        return
+    prefetch = None
+    if model.loading.method == "download":
+        target = draft.model_argument
+        command = ("python3", "-c", _FETCH, model.uri.partition("://")[2], draft.revision, target)
+        prefetch = Prefetch(command, tuple(_fixed(_FETCHING) + _credentials(draft)))
+    made, mount = wanted.create, MODEL_FOLDER
+    claim = wanted.claim or f"{draft.metadata.name}-weights"
+    if made is None:
+        draft.storage = Storage(claim, 0, "", "", mount, prefetch)
+    else:
+        draft.storage = Storage(claim, made.size, made.storageClass or "", made.access, mount, prefetch)
+        if made.size < draft.weight_bytes * 1.05:
+            path: Path = ("spec", "model", "loading", "cache", "create", "size")
+            hint = f"write at least {math.ceil(draft.weight_bytes * 1.1 / _GIB)}Gi"
+            yield Problem(
+                "AC301",
+                path,
+                f"{size_text(draft.weight_bytes)} of weights do not fit into {size_text(made.size)}",
+                hint,
+            )
+
+
 def volumes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     """Disk: a scratch volume for all that is written, the model's folder, shared memory, the scripts."""
     model = draft.spec.model
     ours: Path = ("spec", "engine")
-    on_disk = int(draft.weight_bytes * 1.1)
-    engine_keeps = model.uri.startswith("hf://") and model.loading.method == "engine" and draft.spec.engine.name != MOCK
-    scratch = _ROOM + (on_disk if engine_keeps else 0)
+    kept, mock = draft.storage, draft.spec.engine.name == MOCK
+    on_disk = 0 if kept or mock or not model.uri.startswith("hf://") else int(draft.weight_bytes * 1.1)
+    download = model.loading.method == "download"
     found = [
-        Volume("scratch", "scratch", SCRATCH, ours, size=_round(scratch)),
+        Volume("scratch", "scratch", SCRATCH, ours, size=_round(_ROOM + (0 if download else on_disk))),
         Volume("tmp", "scratch", "/tmp", ours, size=4 * _GIB),
         Volume("config", "config", CONFIG_FOLDER, ours, source=f"{draft.metadata.name}-engine", read_only=True),
     ]
     if pool.pod_gpus > 1:
         found.append(Volume("shm", "memory", "/dev/shm", (*pool.path, "parallelism"), size=4 * _GIB))
-    if model.uri.startswith("pvc://"):
+    if kept is not None:
+        cache: Path = ("spec", "model", "loading", "cache")
+        found.append(Volume("model", "claim", MODEL_FOLDER, cache, source=kept.claim, read_only=download))
+    elif model.uri.startswith("pvc://"):
         claim = model.uri.partition("://")[2].partition("/")[0]
         found.append(Volume("model", "claim", MODEL_FOLDER, ("spec", "model", "uri"), source=claim, read_only=True))
-    elif model.loading.method == "download" and draft.spec.engine.name != MOCK:
+    elif download and not mock:
         found.append(
             Volume("model", "scratch", MODEL_FOLDER, ("spec", "model", "loading", "method"), size=_round(on_disk))
         )
         command = ("python3", "-c", _FETCH, model.uri.partition("://")[2], draft.revision, MODEL_FOLDER)
-        keep = {"HOME", "USER", "LOGNAME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "HF_TOKEN"}
-        pool.prefetch = Prefetch(command, tuple(v for v in pool.variables if v.name in keep))
+        pool.prefetch = Prefetch(command, tuple(_fixed(_FETCHING) + _credentials(draft)))
     pool.volumes = tuple(found)
     yield from ()
 

@@ -15,7 +15,6 @@ _SERVICE = {  # path below spec -> what would act on it
     "slo": "alerts and the scaler",
     "workload": "the simulator",
     "monitoring": "monitoring objects",
-    "model.loading.cache": "volumes for weights",
 }
 
 

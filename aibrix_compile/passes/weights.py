@@ -92,9 +92,12 @@ def source(draft: Draft) -> Iterator[Problem]:
         yield Problem(
             "AC218", ("spec", "model", "credentials"), f"{scheme}:// takes no credentials from a Secret", hint
         )
-    if scheme == "hf":
-        local = method in ("download", "stream")
-        draft.model_argument = MODEL_FOLDER if local else rest
+    if scheme == "hf" and method == "engine":
+        draft.model_argument = rest
+    elif scheme == "hf":
+        kept = model.loading.cache
+        folder = re.sub(r"[^A-Za-z0-9._-]", "-", model.revision).lstrip(".")
+        draft.model_argument = f"{MODEL_FOLDER}{kept.path.rstrip('/')}/{rest}/{folder}" if kept else MODEL_FOLDER
     elif scheme == "pvc":
         draft.model_argument = f"{MODEL_FOLDER}/{rest.partition('/')[2]}".rstrip("/")
     else:
@@ -138,10 +141,29 @@ def cache(draft: Draft) -> Iterator[Problem]:
     wanted, path = draft.spec.model.loading.cache, ("spec", "model", "loading", "cache")
     if wanted is None:
         return
-    if (wanted.claim is None) == (wanted.create is None):
+    if not draft.spec.model.uri.startswith("hf://"):
+        scheme = draft.spec.model.uri.partition("://")[0]
+        yield Problem(
+            "AC218",
+            path,
+            f"weights of {scheme}:// are not kept in a volume",
+            "remove cache; it is for hf://",
+            at_key=True,
+        )
+    elif (wanted.claim is None) == (wanted.create is None):
         yield Problem(
             "AC224", path, "a cache is an existing claim or one to create", "give claim: name, or create: {size: 200Gi}"
         )
+    elif wanted.path.partition("/")[0] or ".." in wanted.path.split("/"):
+        yield Problem(
+            "AC124",
+            (*path, "path"),
+            f'"{wanted.path}" is no folder inside a volume',
+            "write an absolute path without ..",
+        )
+    elif wanted.create is not None and wanted.create.access == "ReadOnlyMany":
+        message = "nobody could write weights into a new volume that is only read"
+        yield Problem("AC224", (*path, "create", "access"), message, "write ReadWriteMany")
     elif wanted.create is not None and wanted.create.access == "ReadWriteOnce":
         replicas = sum(pool.replicas for pool in draft.pools if sound(draft.invalid, (*pool.path, "replicas")))
         if replicas > 1:

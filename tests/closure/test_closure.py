@@ -64,6 +64,12 @@ BREAKS: dict[str, tuple[Callable[[list[Objects]], object], str]] = {
     ),
     "priority class": (lambda o: _pod(o).update(priorityClassName="vip"), "refers to PriorityClass vip"),
     "pull secret": (lambda o: _pod(o).update(imagePullSecrets=[{"name": "x"}]), "refers to Secret x"),
+    "later wave": (
+        lambda o: _find(o, "ServiceAccount", "support-chat-l4")["metadata"]["annotations"].update(
+            {"argocd.argoproj.io/sync-wave": "1"}
+        ),
+        "synced in a later wave",
+    ),
     "volume": (lambda o: _engine(o)["volumeMounts"].append({"name": "x", "mountPath": "/x"}), 'mounts volume "x"'),
     "unused volume": (
         lambda o: _pod(o)["volumes"].append({"name": "x", "emptyDir": {}}),
