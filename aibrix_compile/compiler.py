@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aibrix_compile import passes
 from aibrix_compile.artifact import Artifact, External, Source
-from aibrix_compile.backends import argocd, kubernetes, storage
+from aibrix_compile.backends import argocd, kubernetes, scaling, storage
 from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
 from aibrix_compile.loading import Workspace
@@ -23,7 +23,7 @@ from aibrix_compile.spec.modelservice import ModelService
 from aibrix_compile.spec.project import Environment
 from aibrix_compile.yamlio import Document, Map, locate
 
-BACKENDS = (kubernetes, storage)
+BACKENDS = (kubernetes, storage, scaling)
 
 Progress = Callable[[int, int], None]
 """Called with services done and services in all."""

@@ -99,6 +99,28 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Fewest and most replicas of a pool that a scaler owns."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPlan:
+    """What a scaler is told of the service. `parameters` and `schedules` are spelled as ScalingPolicy spells them."""
+
+    strategy: str
+    parameters: Mapping[str, Any]
+    schedules: tuple[Mapping[str, Any], ...]
+    max_gpus: int
+    max_cost_per_hour: str
+    scale_to_zero_after_seconds: int
+    warm_pool: int
+    seasonal: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """A latency that a share of all requests must keep: `metric` is ttft, itl or e2e; `percentile` 0.99 for p99."""
 
@@ -127,7 +149,7 @@ class PoolPlan:
     workload: str
     path: Path
     replicas: int
-    scaled: bool
+    bounds: Bounds | None
     accelerator: str
     nodes: int
     gpus: int
@@ -152,10 +174,16 @@ class PoolPlan:
     drain_seconds: int
     grace_seconds: int
     rollout: Rollout
+    cost_per_replica_hour: str
     disruption_budget: bool
     template: Mapping[str, Any]
     sizing: Sizing
     cost_per_hour: str
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a scaler owns the number of replicas; Git then never sets it."""
+        return self.bounds is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +209,8 @@ class ServicePlan:
     config: Mapping[str, str]
     config_hash: str
     storage: Storage | None
+    objectives: tuple[Objective, ...]
+    scaling: ScalingPlan | None
     monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]
     decisions: tuple[Decision, ...]

@@ -33,7 +33,12 @@ def hydrator_metadata(dry_sha: str) -> str:
 
 def _application(environment: EnvironmentPlan, target: ArgoTarget, service: ServicePlan) -> Object:
     destination = {"name": target.cluster} if target.cluster else {"server": target.server}
-    scaled = ignore_differences(("Deployment", pool.workload) for pool in service.pools if pool.scaled)
+    kinds = (
+        (("Deployment" if pool.nodes == 1 else "LeaderWorkerSet"), pool.workload)
+        for pool in service.pools
+        if pool.scaled
+    )
+    scaled = ignore_differences(kinds)
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Application",

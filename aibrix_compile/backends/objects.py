@@ -25,6 +25,8 @@ ORDER = {  # the NN of a file's name: what must exist first stands first
     "Deployment": 40,
     "LeaderWorkerSet": 41,
     "PodDisruptionBudget": 50,
+    "HorizontalPodAutoscaler": 55,
+    "ScalingPolicy": 56,
     "PodMonitor": 60,
     "PrometheusRule": 61,
     "Application": 90,

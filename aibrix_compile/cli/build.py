@@ -12,6 +12,7 @@ from aibrix_compile.cli import options
 from aibrix_compile.diagnostics import UsageError
 
 if TYPE_CHECKING:
+    from aibrix_compile.artifact import Object
     from aibrix_compile.compiler import Compilation
     from aibrix_compile.writer import Changes
 
@@ -40,6 +41,11 @@ def add(commands: Any) -> None:
     what.add_argument("--plan", choices=("json",), help="print the resolved plan instead")
     parser.add_argument("--dry-sha", metavar="SHA", help="also write hydrator.metadata with this commit of the sources")
     parser.add_argument(
+        "--finish-handover",
+        action="store_true",
+        help="drop replicas from workloads whose scaler has taken over (after the build before was synced)",
+    )
+    parser.add_argument(
         "--prune-most", action="store_true", help="allow a build to delete more than half of the files it once wrote"
     )
     options.add_reporting(parser)
@@ -62,17 +68,41 @@ def run(arguments: argparse.Namespace) -> int:
 
         sys.stdout.write(json_text([as_data(plan) for plan in result.plans]))
         return 0
-    files = _files(result)
+    files = _files(result, None if arguments.finish_handover else arguments.output)
     if arguments.stdout:
         sys.stdout.write("".join(f"---\n# {name}\n{text}" for name, text in files.items()))
         return 0
     return _write(arguments, result, files)
 
 
-def _files(result: Compilation) -> dict[str, str]:
+def _files(result: Compilation, output: Path | None) -> dict[str, str]:
+    """The text of each file; a workload that a scaler takes over keeps the number that it has in `output`."""
     from aibrix_compile.emit import yaml_text
+    from aibrix_compile.handover import MARK, staged
 
-    return {one.path: yaml_text(one.object) for one in sorted(result.artifacts, key=lambda one: one.path)}
+    files = {}
+    for one in sorted(result.artifacts, key=lambda one: one.path):
+        value = one.object
+        if output is not None and _is_scaled(value):
+            value = staged(value, _text(output / one.path))
+            if MARK in value["metadata"]["annotations"]:
+                note = (
+                    "a scaler takes over; the number stays until it has. Sync this, then build with --finish-handover"
+                )
+                sys.stderr.write(f"{one.path}: {note}\n")
+        files[one.path] = yaml_text(value)
+    return files
+
+
+def _is_scaled(value: Object) -> bool:
+    return value["kind"] in ("Deployment", "LeaderWorkerSet") and "replicas" not in value["spec"]
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError):
+        return None  # not there yet; what can not be read is said when it is written
 
 
 def _write(arguments: argparse.Namespace, result: Compilation, files: dict[str, str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
-from aibrix_compile.passes import engine, hardware, names, pod, replicas, sizing, targets, weights
+from aibrix_compile.passes import engine, hardware, names, objectives, pod, replicas, scaling, sizing, targets, weights
 from aibrix_compile.passes.draft import Draft, PoolDraft, Site
 from aibrix_compile.plan import Decision, PoolPlan, Rollout, ServicePlan
 from aibrix_compile.spec.decode import sound
@@ -45,6 +45,11 @@ PASSES = (
     Pass(replicas.strategies, needs=("scaling", "slo")),
     Pass(each_pool=replicas.counts, needs=("scaling",), pool_needs=("replicas",)),
     Pass(replicas.rollout, needs=("rollout",)),
+    Pass(objectives.objectives, needs=("slo",)),
+    Pass(scaling.metrics, needs=("scaling",)),
+    Pass(scaling.limits_of_hpa, needs=("scaling",)),
+    Pass(scaling.schedules, needs=("scaling",)),
+    Pass(scaling.plan, needs=("scaling", "slo")),
     Pass(weights.shape, needs=("model.uri", "model.shape", "model.servedName")),
     Pass(weights.source, needs=("model",)),
     Pass(weights.revision, needs=("model.uri", "model.revision")),
@@ -131,6 +136,8 @@ def finish(work: Draft) -> ServicePlan:
         config=dict(work.config),
         config_hash=pod.config_hash(work),
         storage=work.storage,
+        objectives=work.objectives,
+        scaling=work.scaling,
         monitoring=None,
         pools=tuple(_pool(work, pool) for pool in work.pools),
         decisions=tuple(work.decisions),
@@ -152,7 +159,7 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         workload=pool.workload,
         path=pool.path,
         replicas=pool.spec.replicas.low,
-        scaled=False,
+        bounds=pool.bounds,
         accelerator=card.name,
         nodes=pool.nodes,
         gpus=pool.pod_gpus,
@@ -177,6 +184,7 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         drain_seconds=pool.drain_seconds,
         grace_seconds=pool.grace_seconds,
         rollout=pool.rollout or Rollout(1, 0),
+        cost_per_replica_hour=pool.cost_per_replica_hour,
         disruption_budget=budget,
         template=pool.spec.template,
         sizing=sized,

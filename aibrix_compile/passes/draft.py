@@ -11,7 +11,19 @@ from aibrix_compile.catalog.engines import Engine
 from aibrix_compile.catalog.models import ModelShape
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.lock import Lock
-from aibrix_compile.plan import Argument, Decision, Prefetch, Rollout, Sizing, Storage, Variable, Volume
+from aibrix_compile.plan import (
+    Argument,
+    Bounds,
+    Decision,
+    Objective,
+    Prefetch,
+    Rollout,
+    ScalingPlan,
+    Sizing,
+    Storage,
+    Variable,
+    Volume,
+)
 from aibrix_compile.spec.modelservice import Metadata, Pool, ServiceSpec
 from aibrix_compile.spec.project import AcceleratorSite, Environment
 
@@ -42,9 +54,11 @@ class PoolDraft:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     cost_per_hour: str = ""
+    cost_per_replica_hour: str = ""
     arguments: tuple[Argument, ...] = ()  # engine, as the next
     worker_arguments: tuple[Argument, ...] = ()
     sizing: Sizing | None = None  # sizing
+    bounds: Bounds | None = None  # scaling
     rollout: Rollout | None = None  # replicas, in the fleet
     variables: tuple[Variable, ...] = ()  # pod, as all below
     volumes: tuple[Volume, ...] = ()
@@ -88,6 +102,8 @@ class Draft:
     settings: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[Argument, ...] = ()
     storage: Storage | None = None
+    objectives: tuple[Objective, ...] = ()  # objectives
+    scaling: ScalingPlan | None = None  # scaling
     config: dict[str, str] = field(default_factory=dict)  # pod
     decisions: list[Decision] = field(default_factory=list)
 

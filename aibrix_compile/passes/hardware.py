@@ -99,16 +99,16 @@ def placement(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
             return
         pool.node_selector = {**labels, mark[0]: mark[1]}
         pool.tolerations += ({"key": mark[0], "operator": "Equal", "value": mark[1], "effect": "NoSchedule"},)
-    price, source = _price(pool)
-    pool.cost_per_hour = price
+    price, source = _price(pool, pool.replicas)
+    pool.cost_per_hour, (pool.cost_per_replica_hour, _) = price, _price(pool, 1)
     if price:
         draft.decide(
             (*pool.path, "replicas"), f"{price} per hour", f"{pool.gpus} GPUs x {pool.replicas} replicas at {source}"
         )
 
 
-def _price(pool: PoolDraft) -> tuple[str, str]:
-    count = pool.gpus * pool.replicas
+def _price(pool: PoolDraft, replicas: int) -> tuple[str, str]:
+    count = pool.gpus * replicas
     if (money := pool.site.pricePerGPUHour) is not None:
         return f"{money.amount * count:.2f} {money.currency}", f"the environment's {money}"
     listed = pool.accelerator.price if pool.accelerator else None

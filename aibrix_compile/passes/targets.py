@@ -12,7 +12,6 @@ from aibrix_compile.spec.base import Model
 _SERVICE = {  # path below spec -> what would act on it
     "adapters": "the adapters controller",
     "access": "the gateway",
-    "slo": "alerts and the scaler",
     "workload": "the simulator",
     "monitoring": "monitoring objects",
 }
@@ -23,9 +22,8 @@ def unbuilt(draft: Draft) -> Iterator[Problem]:
     for dotted, what in _SERVICE.items():
         if (path := _set(draft.spec, dotted)) is not None:
             yield _refuse(path, what)
-    scaling = draft.spec.scaling
-    if scaling is not None and (scaling.strategy.name != "none" or scaling.model_fields_set - {"strategy"}):
-        yield _refuse(("spec", "scaling"), "the scaler")
+    if draft.spec.slo is not None and (draft.scaling is None or draft.scaling.strategy == "hpa"):
+        yield _refuse(("spec", "slo"), "alerts")
     for name in draft.spec.routing.model_fields_set:
         yield _refuse(("spec", "routing", name), "the gateway")
     if draft.spec.model.loading.method == "stream":
