@@ -28,6 +28,7 @@ TEMPLATES: Mapping[str, tuple[Path, ...]] = {
 _SELECTORS: Mapping[str, tuple[Path, Path]] = {  # kind -> its selector of pods, and the matchLabels in it
     "Service": (("spec", "selector"), ()),
     "PodDisruptionBudget": (("spec", "selector"), ("matchLabels",)),
+    "AdapterSet": (("spec", "selector"), ("matchLabels",)),
     "NetworkPolicy": (("spec", "podSelector"), ("matchLabels",)),
     "PodMonitor": (("spec", "selector"), ("matchLabels",)),
 }

@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from aibrix_compile import passes
+from aibrix_compile import ignores, passes
 from aibrix_compile.artifact import Artifact, External, Source
-from aibrix_compile.backends import argocd, kubernetes, scaling, storage
+from aibrix_compile.backends import adapters, argocd, kubernetes, monitoring, network, scaling, storage
 from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
+from aibrix_compile.fixes import replaceable
 from aibrix_compile.loading import Workspace
 from aibrix_compile.passes import fleet
 from aibrix_compile.passes.draft import Draft, Site
@@ -21,9 +22,9 @@ from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
 from aibrix_compile.spec.decode import decode
 from aibrix_compile.spec.modelservice import ModelService
 from aibrix_compile.spec.project import Environment
-from aibrix_compile.yamlio import Document, Map, locate
+from aibrix_compile.yamlio import Document, Map, Seq, SourceFile, locate
 
-BACKENDS = (kubernetes, storage, scaling)
+BACKENDS = (kubernetes, storage, network, scaling, adapters, monitoring)
 
 Progress = Callable[[int, int], None]
 """Called with services done and services in all."""
@@ -62,7 +63,10 @@ class Compilation:
     ) -> None:
         span = locate(document, problem.path, problem.at_key)
         related = tuple(Related(locate(document, path), message) for path, message in problem.related)
-        fix = Fix(span, problem.fix) if problem.fix is not None else None
+        whole = problem.fix is not None and replaceable(
+            self.workspace.sources.get(span.file, ""), span, _written(document, problem)
+        )
+        fix = Fix(span, problem.fix) if whole and problem.fix is not None else None
         shown = tuple(r for r in (*related, *others) if r.span != span)
         self.add(
             Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint, fix, shown), environment
@@ -84,7 +88,7 @@ def compile_workspace(
     chosen = [e for e in workspace.environments if named[e.name] is e and (not only or e.name in only)]
     total, done = len(chosen) * len(workspace.services), 0
     if workspace.project is not None and workspace.project_document is not None:
-        for problem in fleet.project(workspace.project):
+        for problem in fleet.project(workspace.project, build):
             result.add_problem(problem, workspace.project_document)
     for environment in chosen:
         for draft in _drafts(workspace, environment, build, result):
@@ -101,6 +105,7 @@ def compile_workspace(
             result.add_problem(finding.problem, _document(result, finding.draft), environment.name, others)
     for diagnostic in workspace.diagnostics:
         result.add(diagnostic)
+    _ignore(result, complete=not only and not result.failed)  # whatever comes after here is an error
     if result.failed:
         _keep_selected(result)
         if result.failed:
@@ -117,7 +122,7 @@ def compile_workspace(
 
 def _drafts(workspace: Workspace, environment: Environment, build: bool, result: Compilation) -> Iterator[Draft]:
     mirror = workspace.project.spec.images.mirror if workspace.project else None
-    site = Site(environment, mirror or "", workspace.lock, workspace.project is not None)
+    site = Site(environment, mirror or "", workspace.lock, workspace.project is not None, build)
     for written in workspace.services:
         document, unread = workspace.merged(written, environment.name)
         decoded = decode(ModelService, document.value)
@@ -162,7 +167,10 @@ def _emit(plan: EnvironmentPlan, result: Compilation) -> None:
         one for service in plan.services for backend in BACKENDS for one in backend.emit(service)
     ] + argocd.emit(plan)
     externals: list[External] = [
-        one for service in plan.services for backend in (kubernetes, storage) for one in backend.externals(service)
+        one
+        for service in plan.services
+        for backend in (kubernetes, storage, adapters)
+        for one in backend.externals(service)
     ]
     result.artifacts += artifacts
     for dangling in unresolved(artifacts, externals):
@@ -177,6 +185,36 @@ def _origin(result: Compilation, environment: str, source: Source | None) -> tup
             return _document(result, draft), source.path
     assert result.workspace.project_document is not None
     return result.workspace.project_document, ()
+
+
+def _written(document: Document, problem: Problem) -> object:
+    """The key or scalar that a problem is about; of a short form, the scalar that stands for its field."""
+    if problem.at_key:
+        return problem.path[-1] if problem.path else None
+    node = document.value
+    for step in problem.path:
+        if isinstance(node, Map | Seq):
+            inside = step in node if isinstance(node, Map) else isinstance(step, int) and step < len(node)
+            node = node[step] if inside else None  # type: ignore[index]
+    return node
+
+
+def _ignore(result: Compilation, complete: bool) -> None:
+    """Take out what comments of the project's files waive, and say what is wrong with those comments."""
+    workspace = result.workspace
+    mentioned = [name for name, text in workspace.sources.items() if ignores.mentioned(text)]
+    if not mentioned:
+        return
+    documents = [*workspace.services, *(one for some in workspace.overlays.values() for one in some)]
+    documents += [workspace.project_document] if workspace.project_document else []
+    ours = {document.source.name for document in documents}
+    ours = ours.union(*(_files(document.value) for document in result.documents.values()))
+    sources = [SourceFile(name, workspace.sources[name]) for name in mentioned if name in ours]
+    waived, said = ignores.judge([d for d, _ in result._found.values()], sources, complete)
+    for key in waived:
+        del result._found[key]
+    for diagnostic in said:
+        result.add(diagnostic)
 
 
 def _keep_selected(result: Compilation) -> None:
@@ -204,6 +242,7 @@ def _keep_selected(result: Compilation) -> None:
 
 def _files(node: object) -> set[str]:
     """The files that entries of a merged document came from."""
-    if not isinstance(node, Map):
+    if not isinstance(node, Map | Seq):
         return set()
-    return {place.source.name for place in node.at.values()}.union(*(_files(value) for value in node.values()))
+    places, values = (node.at.values(), node.values()) if isinstance(node, Map) else (node.at, node)
+    return {place.source.name for place in places}.union(*(_files(value) for value in values))

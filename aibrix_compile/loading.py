@@ -25,6 +25,7 @@ from aibrix_compile.spec.project import Environment, Project
 from aibrix_compile.yamlio import Document, Map, Place, Plain, Seq, SourceFile, locate, parse, read
 
 PROJECT_FILE = "aibrix.yaml"
+_OTHER_KINDS = ("Project", "AdapterSet", "ScalingPolicy")
 _BUILT_IN = Environment(name="default", namespace="default")
 
 
@@ -258,7 +259,7 @@ def _kind(document: Document) -> str:
         return "no mapping"
     kind, version = value.get("kind"), value.get("apiVersion")
     ours = isinstance(version, str) and version.startswith(API_VERSION.partition("/")[0])
-    return "ModelService" if kind in (None, "ModelService") or (ours and kind != "Project") else f"kind {kind}"
+    return "ModelService" if kind in (None, "ModelService") or (ours and kind not in _OTHER_KINDS) else f"kind {kind}"
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:

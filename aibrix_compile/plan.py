@@ -121,6 +121,33 @@ class ScalingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterItem:
+    """One LoRA adapter: on every replica, or on `least` replicas at least. Empty texts and rank 0 are unknown."""
+
+    name: str
+    uri: str
+    digest: str
+    rank: int
+    everywhere: bool
+    least: int
+    priority: int
+    secret: str
+    key: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptersPlan:
+    """Slots of one replica (on the GPU, in host memory), the largest rank, and what becomes of a request that must wait."""
+
+    max_loaded: int
+    max_cached: int
+    max_rank: int
+    when_missing: str
+    items: tuple[AdapterItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """A latency that a share of all requests must keep: `metric` is ttft, itl or e2e; `percentile` 0.99 for p99."""
 
@@ -211,6 +238,7 @@ class ServicePlan:
     storage: Storage | None
     objectives: tuple[Objective, ...]
     scaling: ScalingPlan | None
+    adapters: AdaptersPlan | None
     monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]
     decisions: tuple[Decision, ...]

@@ -27,6 +27,7 @@ MAX_DIRECTIVES = 16  # libyaml compares each %TAG with all before it
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _ODD_BREAKS = ("\x85", "\u2028", "\u2029")
+_COMMENT = re.compile("#[^\r\n\x85\u2028\u2029]*")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
 _BEGINS_TOO_EARLY = {  # what libyaml notices only lines later -> what to do where it begins
     "could not find expected ':'": "write it as key: value, with a space after the colon",
@@ -205,6 +206,35 @@ def parse(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
             "AC001", _point(source.name, source.text, 0), f"YAML syntax: {str(error).splitlines()[0]}"
         ) from None
     return documents, builder.findings
+
+
+def comments(source: SourceFile) -> list[tuple[int, int, str]]:
+    """Line, column and text (from its #) of each comment of a file that parses."""
+    text, found = source.text, list[tuple[int, int, str]]()
+    line, line_start, counted = 1, 0, 0
+    for start, end in _between_tokens(text):
+        for match in _COMMENT.finditer(text, start, end):
+            line += text.count("\n", counted, match.start())
+            line_start = max(line_start, text.rfind("\n", counted, match.start()) + 1)
+            counted = match.start()
+            found.append((line, counted - line_start + 1, match.group().rstrip()))
+    return found
+
+
+def _between_tokens(text: str) -> Iterator[tuple[int, int]]:
+    """The stretches that belong to no token; there a # begins a comment, elsewhere it is text."""
+    loader, last = _LOADER(text), 0
+    try:
+        while (token := loader.get_token()) is not None:
+            yield last, token.start_mark.index
+            if type(token) is yaml.ScalarToken and token.style in ("|", ">"):  # its first line may end in a comment
+                first = text.find("\n", token.start_mark.index)
+                yield token.start_mark.index, len(text) if first < 0 else first
+            last = max(last, token.end_mark.index)
+    except yaml.YAMLError:
+        return
+    finally:
+        loader.dispose()
 
 
 class _Builder:

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aibrix_compile.cli import build, check, completion, explain, init, schema
+from aibrix_compile.cli import argocd, build, check, completion, explain, init, platform, schema
 from aibrix_compile.diagnostics import UsageError
 
-COMMANDS = (init, check, build, explain, schema, completion)
+COMMANDS = (init, check, build, explain, platform, argocd, schema, completion)
 _ABOUT = "Compile ModelServices into Kubernetes manifests that Argo CD syncs."
 _EPILOG = """\
 first steps:

@@ -37,6 +37,12 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deny", choices=("warnings",), help="exit 1 for warnings too")
 
 
+def add_fix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fix", action="store_true", help="correct in the files what has one clear correction; report the rest"
+    )
+
+
 def show(
     diagnostics: Sequence[Diagnostic],
     sources: Mapping[str, str],
@@ -52,7 +58,7 @@ def show(
 
     if root != Path.cwd():
         diagnostics = [_from_here(one, root) for one in diagnostics]
-        sources = {_seen(root, name): text for name, text in sources.items()}
+        sources = {seen(root, name): text for name, text in sources.items()}
     if arguments.format == "pretty":
         if diagnostics:
             width = max(40, shutil.get_terminal_size((120, 24)).columns)
@@ -69,13 +75,14 @@ def show(
         stream.write(report.sarif(diagnostics, version=version("aibrix-compile"), titles=TITLES))
 
 
-def _seen(root: Path, name: str) -> str:
+def seen(root: Path, name: str) -> str:
+    """A file's name from the current folder."""
     return os.path.relpath(root / name).replace(os.sep, "/")
 
 
 def _from_here(diagnostic: Diagnostic, root: Path) -> Diagnostic:
     def moved(span: Span) -> Span:
-        return replace(span, file=_seen(root, span.file))
+        return replace(span, file=seen(root, span.file))
 
     fix = replace(diagnostic.fix, span=moved(diagnostic.fix.span)) if diagnostic.fix else None
     related = tuple(replace(one, span=moved(one.span)) for one in diagnostic.related)

@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "schema",
         help="print the JSON Schema for editors",
-        description="Print the JSON Schema (draft-07) of a kind, or write both schemas and reference.md into a folder.",
+        description="Print the JSON Schema (draft-07) of a kind, or write all schemas, CRDs and reference.md into a folder.",
     )
     parser.add_argument(
         "kind", nargs="?", choices=("modelservice", "project"), default="modelservice", help="default: modelservice"
@@ -23,7 +23,8 @@ def add(commands: Any) -> None:
 
 def files() -> dict[str, str]:
     """Everything that is generated from the language, by file name."""
-    from aibrix_compile.emit import json_text
+    from aibrix_compile.crds import definitions
+    from aibrix_compile.emit import json_text, yaml_text
     from aibrix_compile.spec.modelservice import ModelService
     from aibrix_compile.spec.project import Project
     from aibrix_compile.spec.schema import json_schema, reference
@@ -32,6 +33,7 @@ def files() -> dict[str, str]:
         "modelservice.v1alpha1.schema.json": json_text(json_schema(ModelService)),
         "project.v1alpha1.schema.json": json_text(json_schema(Project)),
         "reference.md": reference((ModelService, Project)),
+        **{f"crds/{name}.yaml": yaml_text(value) for name, value in definitions().items()},
     }
 
 
@@ -43,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(found[f"{arguments.kind}.v1alpha1.schema.json"])
         return 0
     try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         for name, text in found.items():
+            (arguments.output / name).parent.mkdir(parents=True, exist_ok=True)
             (arguments.output / name).write_text(text, "utf-8", newline="\n")
     except OSError as error:
         raise UsageError(f"can not write {arguments.output}: {(error.strerror or str(error)).lower()}") from None

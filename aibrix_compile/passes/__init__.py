@@ -10,7 +10,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
-from aibrix_compile.passes import engine, hardware, names, objectives, pod, replicas, scaling, sizing, targets, weights
+from aibrix_compile.passes import (
+    adapters,
+    engine,
+    hardware,
+    monitoring,
+    names,
+    objectives,
+    pod,
+    replicas,
+    routing,
+    scaling,
+    sizing,
+    targets,
+    weights,
+)
 from aibrix_compile.passes.draft import Draft, PoolDraft, Site
 from aibrix_compile.plan import Decision, PoolPlan, Rollout, ServicePlan
 from aibrix_compile.spec.decode import sound
@@ -34,7 +48,10 @@ PASSES = (
     Pass(names.labels),
     Pass(names.served_name, needs=("model.uri", "model.servedName")),
     Pass(names.pool_names),
-    Pass(names.adapter_names, needs=("adapters.limits", "model.uri", "model.servedName")),
+    Pass(adapters.adapter_names, needs=("adapters.limits", "model.uri", "model.servedName")),
+    Pass(adapters.limits, needs=("adapters.limits",)),
+    Pass(adapters.room, needs=("adapters", "pools")),
+    Pass(adapters.plan, needs=("adapters", "model.credentials")),
     Pass(each_pool=hardware.accelerator, pool_needs=("accelerator", "parallelism")),
     Pass(
         each_pool=hardware.placement,
@@ -71,9 +88,14 @@ PASSES = (
     Pass(pod.storage, needs=("model", "engine"), after=("shape",)),
     Pass(each_pool=pod.volumes, needs=("model", "engine"), after=("shape",)),
     Pass(each_pool=pod.resources, needs=("model", "engine"), pool_needs=("resources",), after=("shape", "accelerator")),
+    Pass(each_pool=adapters.host_memory, needs=("adapters.limits",), pool_needs=("resources",), after=("shape",)),
     Pass(each_pool=pod.template, pool_needs=("template",)),
+    Pass(monitoring.plan, needs=("monitoring", "slo"), after=("engine",)),
+    Pass(routing.strategy, needs=("routing.strategy", "adapters")),
+    Pass(routing.retries, needs=("routing.retries",)),
     Pass(pod.config),
     Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout"), after=("shape",)),
+    Pass(routing.times, needs=("routing", "workload", "slo")),
 )
 TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool))
 
@@ -138,7 +160,8 @@ def finish(work: Draft) -> ServicePlan:
         storage=work.storage,
         objectives=work.objectives,
         scaling=work.scaling,
-        monitoring=None,
+        adapters=work.adapters,
+        monitoring=work.monitoring,
         pools=tuple(_pool(work, pool) for pool in work.pools),
         decisions=tuple(work.decisions),
     )

@@ -12,9 +12,11 @@ from aibrix_compile.catalog.models import ModelShape
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.lock import Lock
 from aibrix_compile.plan import (
+    AdaptersPlan,
     Argument,
     Bounds,
     Decision,
+    MonitoringPlan,
     Objective,
     Prefetch,
     Rollout,
@@ -36,6 +38,11 @@ class Site:
     mirror: str
     lock: Lock
     in_project: bool
+    build: bool
+
+    def declares(self, api: str) -> bool:
+        """Whether the cluster has a foreign API. Without a Project nobody knows; only a build has to."""
+        return api in self.environment.apis or not (self.in_project or self.build)
 
 
 @dataclass(slots=True)
@@ -104,6 +111,8 @@ class Draft:
     storage: Storage | None = None
     objectives: tuple[Objective, ...] = ()  # objectives
     scaling: ScalingPlan | None = None  # scaling
+    adapters: AdaptersPlan | None = None  # adapters
+    monitoring: MonitoringPlan | None = None  # monitoring
     config: dict[str, str] = field(default_factory=dict)  # pod
     decisions: list[Decision] = field(default_factory=list)
 

@@ -224,15 +224,21 @@ def command_line(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         words.append(Argument("--load-format=runai_streamer", model))
     length = spec.engine.maxModelLen or draft.shape.max_model_len
     words.append(Argument(f"--max-model-len={length}", ("spec", "engine", "maxModelLen")))
+    if (adapters := spec.adapters) is not None:
+        path: Path = ("spec", "adapters", "limits")
+        words += [
+            Argument("--enable-lora", ("spec", "adapters")),
+            Argument(f"--max-loras={adapters.limits.maxLoaded}", (*path, "maxLoaded")),
+            Argument(f"--max-cpu-loras={adapters.limits.maxCached}", (*path, "maxCached")),
+            Argument(f"--max-lora-rank={adapters.limits.maxRank}", (*path, "maxRank")),
+        ]
     parallel = pool.spec.parallelism
     for flag, count in (("tensor", parallel.tensor), ("pipeline", parallel.pipeline), ("data", parallel.data)):
         if count > 1:
             words.append(Argument(f"--{flag}-parallel-size={count}", (*pool.path, "parallelism", flag)))
     pool.arguments = (*words, *draft.arguments)
     if pool.nodes > 1:  # LeaderWorkerSet puts these two variables into every container of the group
-        path = (*pool.path, "parallelism")
-        group = [Argument(f"--nnodes={pool.nodes}", path), Argument("--master-addr=$(LWS_LEADER_ADDRESS)", path)]
-        rank = Argument("--node-rank=$(LWS_WORKER_INDEX)", path)
-        pool.arguments += (*group, rank)
-        pool.worker_arguments = (*pool.arguments, Argument("--headless", path))
+        group = (f"--nnodes={pool.nodes}", "--master-addr=$(LWS_LEADER_ADDRESS)", "--node-rank=$(LWS_WORKER_INDEX)")
+        pool.arguments += tuple(Argument(word, (*pool.path, "parallelism")) for word in group)
+        pool.worker_arguments = (*pool.arguments, Argument("--headless", (*pool.path, "parallelism")))
     yield from ()

@@ -62,7 +62,7 @@ def _several_nodes(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         message = f"tensor {parallel.tensor} spans nodes of {pool.gpus_per_node} GPUs: every layer waits for the network between them"
         hint = f"use tensor: {pool.gpus_per_node} and pipeline: {nodes}"
         yield Problem("AC307", (*path, "tensor"), message, hint, severity=Severity.WARNING)
-    if LEADER_WORKER_SET not in draft.site.environment.apis:
+    if not draft.site.declares(LEADER_WORKER_SET):
         message = f"a replica over {nodes} nodes needs {LEADER_WORKER_SET}, which environment {draft.site.environment.name} does not declare"
         hint = (
             f"install LeaderWorkerSet and add it to apis of the environment, or stay within {pool.gpus_per_node} GPUs"

@@ -4,17 +4,20 @@ from collections.abc import Iterator
 
 from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.passes.draft import Draft, PoolDraft
-from aibrix_compile.spec.decode import sound
 
 LONGEST = 63  # a label value, a Service's name and a pod's host name
 _HEADLESS = "-headless"
 RESERVED_LABELS = ("serving.aibrix.ai/", "app.kubernetes.io/", "kubernetes.io/", "k8s.io/", "argocd.argoproj.io/")
+_FOLDERS = ("argocd", "gateway", "platform")
 _NAME: Path = ("metadata", "name")
 
 
 def service_names(draft: Draft) -> Iterator[Problem]:
     """The service's name and the objects that are named after it."""
     name = draft.metadata.name
+    if name in _FOLDERS:
+        message = f'"{name}" is a folder of every environment\'s output, so no service can have this name'
+        yield Problem("AC107", _NAME, message, f"call it {name}-service")
     application = f"{draft.site.environment.name}-{name}" if draft.site.environment.argocd else ""
     for derived, what in ((name + _HEADLESS, "Service"), (application, "Argo CD Application")):
         if len(derived) > LONGEST:
@@ -94,46 +97,6 @@ def pool_names(draft: Draft) -> Iterator[Problem]:
                 path,
                 f'the workload would be called "{pool.workload}", {len(pool.workload)} characters; {LONGEST} are allowed',
                 f"shorten the name of the pool or of the service by {over}",
-            )
-
-
-def adapter_names(draft: Draft) -> Iterator[Problem]:
-    """Adapters and the base model share one name space: the request's `model`. Ranks stay within the limit."""
-    adapters = draft.spec.adapters
-    first: dict[str, int] = {}
-    for index, item in enumerate(adapters.items if adapters else ()):
-        path: Path = ("spec", "adapters", "items", index)
-        if not sound(draft.invalid, path):
-            continue
-        if item.name == draft.served_name:
-            yield Problem(
-                "AC216",
-                (*path, "name"),
-                f'the adapter is named like the base model, "{item.name}"',
-                "rename the adapter: a request could not tell them apart",
-                related=((("spec", "model", "servedName"), "the base model's name"),),
-            )
-        elif item.name in first:
-            other: Path = ("spec", "adapters", "items", first[item.name], "name")
-            yield Problem(
-                "AC203",
-                (*path, "name"),
-                f'two adapters are named "{item.name}"',
-                "rename or remove one",
-                related=((other, "the other one"),),
-            )
-        first.setdefault(item.name, index)
-        locked = draft.site.lock.adapters.get(item.uri)
-        rank = item.rank or (locked.rank if locked else None)
-        limit = adapters.limits.maxRank if adapters else 0
-        if rank is not None and rank > limit:
-            source = "" if item.rank else f" (read from {locked.where if locked else ''})"
-            yield Problem(
-                "AC212",
-                (*path, "rank" if item.rank else "name"),
-                f'adapter "{item.name}" has rank {rank}{source}, but the service allows rank {limit}',
-                f"set adapters.limits.maxRank: {next((r for r in (1, 8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), 512)}",
-                related=((("spec", "adapters", "limits", "maxRank"), "the limit is set here"),),
             )
 
 

@@ -89,6 +89,7 @@ _WRITABLE = {  # everything that processes write lies on the scratch volume
 _FETCHING = {name: _WRITABLE[name] for name in ("HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME")}
 _OWNED = {
     *_WRITABLE,
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "HF_TOKEN",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -102,7 +103,8 @@ def variables(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     cache = draft.spec.model.loading.cache
     kept = cache is not None and draft.spec.model.loading.method == "engine" and draft.spec.engine.name != MOCK
     home = {"HF_HOME": f"{MODEL_FOLDER}{cache.path.rstrip('/')}/huggingface"} if cache and kept else {}
-    found = _fixed(_WRITABLE | home) + _credentials(draft)
+    loras = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if draft.spec.adapters else {}
+    found = _fixed(_WRITABLE | home | loras) + _credentials(draft)
     for name, wanted in sorted(draft.spec.engine.env.items()):
         path: Path = ("spec", "engine", "env", name)
         found.append(Variable(name, path, wanted.value or "", wanted.secret or "", wanted.key or ""))

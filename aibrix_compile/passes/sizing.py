@@ -141,12 +141,7 @@ def size(shape: ModelShape, weights: int, memory_bytes: int, split: Split, max_m
     """
     per_token = 4 * shape.hidden + 2 * shape.intermediate * max(1, shape.experts_per_token) // split.tensor
     activation = max(split.batch_tokens * per_token * 2, split.batch_sequences * shape.vocab * 4 * 2)
-    lora_width = 2 * shape.hidden * 4 + 3 * (
-        shape.hidden + shape.intermediate
-    )  # in + out of q, k, v, o; gate, up, down
-    adapters = (
-        split.adapter_slots * split.adapter_rank * lora_width * shape.layers * 2 // (split.tensor * split.pipeline)
-    )
+    adapters = split.adapter_slots * adapter_bytes(shape, split.adapter_rank) // (split.tensor * split.pipeline)
     overhead = _CONTEXT + (_COLLECTIVES if split.tensor * split.pipeline > 1 else 0)
     shard = weights // (split.tensor * split.pipeline)
     room = int(memory_bytes * split.utilization) - shard - activation - adapters - overhead
@@ -163,6 +158,12 @@ def size(shape: ModelShape, weights: int, memory_bytes: int, split: Split, max_m
         max_model_len,
         max(0, room) / need,
     )
+
+
+def adapter_bytes(shape: ModelShape, rank: int) -> int:
+    """One adapter of `rank` on all linear layers, bytes: in + out of q, k, v, o, gate, up and down, 2 bytes each."""
+    width = 2 * shape.hidden * 4 + 3 * (shape.hidden + shape.intermediate)
+    return rank * width * shape.layers * 2
 
 
 def kv_bytes(shape: ModelShape, tokens: int, split: Split) -> int:

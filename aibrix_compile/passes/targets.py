@@ -10,10 +10,8 @@ from aibrix_compile.passes.draft import Draft, PoolDraft
 from aibrix_compile.spec.base import Model
 
 _SERVICE = {  # path below spec -> what would act on it
-    "adapters": "the adapters controller",
     "access": "the gateway",
     "workload": "the simulator",
-    "monitoring": "monitoring objects",
 }
 
 
@@ -22,8 +20,11 @@ def unbuilt(draft: Draft) -> Iterator[Problem]:
     for dotted, what in _SERVICE.items():
         if (path := _set(draft.spec, dotted)) is not None:
             yield _refuse(path, what)
-    if draft.spec.slo is not None and (draft.scaling is None or draft.scaling.strategy == "hpa"):
-        yield _refuse(("spec", "slo"), "alerts")
+    watched = draft.spec.monitoring.alerts or draft.spec.monitoring.dashboard
+    if draft.spec.slo is not None and not watched and (draft.scaling is None or draft.scaling.strategy == "hpa"):
+        message = "slo is valid, but nothing would act on it: neither alerts nor a dashboard nor a scaler is asked for"
+        hint = "set monitoring.alerts or a scaling strategy, or remove slo to build"
+        yield Problem("AC501", ("spec", "slo"), message, hint, at_key=True)
     for name in draft.spec.routing.model_fields_set:
         yield _refuse(("spec", "routing", name), "the gateway")
     if draft.spec.model.loading.method == "stream":

@@ -59,3 +59,17 @@ def test_a_template_can_not_take_pods_from_their_service(tmp_path: Path) -> None
     template = "{metadata: {labels: {serving.aibrix.ai/service: other}}}"
     result = compiled(tmp_path, pools=f"[{{accelerator: nvidia-l4, template: {template}}}]")
     assert "AC506" in [one.code for one in result.diagnostics]
+
+
+def test_pods_are_reached_at_the_engines_port_alone(tmp_path: Path) -> None:
+    policy = objects(tmp_path)["NetworkPolicy/chat"]["spec"]
+    assert policy["policyTypes"] == ["Ingress"] and policy["ingress"] == [
+        {"ports": [{"port": "http", "protocol": "TCP"}]}
+    ]
+    group = objects(tmp_path, model=LLAMA, pools=WIDE, environment=GROUP)["NetworkPolicy/chat"]["spec"]
+    assert group["ingress"][1]["from"] == [{"podSelector": {"matchLabels": {"serving.aibrix.ai/service": "chat"}}}]
+
+
+def test_a_gateway_is_refused_by_build_alone(tmp_path: Path) -> None:
+    result = compiled(tmp_path, environment="gateway: {hostname: llm.example.com}")
+    assert [(one.code, one.span.file) for one in result.diagnostics] == [("AC501", "aibrix.yaml")]

@@ -12,7 +12,7 @@ from tests.bench import inputs, peers, run
 def test_copies_are_a_sound_project(tmp_path: Path) -> None:
     result = compile_workspace(load([], inputs.project(tmp_path / "p", 12)), build=True)
     assert not result.failed
-    assert len(result.artifacts) == 12 * 6
+    assert len(result.artifacts) == 12 * 7
 
 
 def test_the_chart_makes_our_objects(tmp_path: Path) -> None:

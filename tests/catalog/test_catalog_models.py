@@ -5,7 +5,13 @@ import pytest
 from aibrix_compile.catalog import models
 
 ALL = list(dict.fromkeys(models.find(name) for name in models.ids()))
-STORES_ITS_HEAD_TWICE = "Qwen/Qwen3-0.6B"
+STORES_ITS_HEAD_TWICE = ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")
+BESIDE = {
+    "google/gemma-3-4b-it": 419_816_304,  # a vision tower and its projector
+    "google/gemma-3-12b-it": 421_290_864,
+    "BAAI/bge-m3": -24 * 1024 * 4096,  # its MLP has two matrices, not three
+}
+"""Parameters that the formula, made for language models with a gated MLP, does not see."""
 
 
 def recomputed(shape: models.ModelShape, parameters: int | None = None) -> models.ModelShape:
@@ -30,19 +36,20 @@ def recomputed(shape: models.ModelShape, parameters: int | None = None) -> model
 
 @pytest.mark.parametrize("shape", ALL, ids=lambda shape: shape.ids[0])
 def test_parameters_follow_from_the_sizes(shape: models.ModelShape) -> None:
-    assert recomputed(shape).parameters == pytest.approx(shape.parameters, rel=0.06 if shape.experts else 0.03)
+    expected = recomputed(shape).parameters + BESIDE.get(shape.ids[0], 0)
+    assert expected == pytest.approx(shape.parameters, rel=0.06 if shape.experts else 0.03)
     assert recomputed(shape, shape.parameters).active_parameters == pytest.approx(shape.active_parameters, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", ALL, ids=lambda shape: shape.ids[0])
 def test_weight_bytes_follow_from_parameters_and_dtype(shape: models.ModelShape) -> None:
     stored = recomputed(shape, shape.parameters).weight_bytes
-    twice = 2 * shape.vocab * shape.hidden if STORES_ITS_HEAD_TWICE in shape.ids else 0
+    twice = 2 * shape.vocab * shape.hidden if shape.ids[0] in STORES_ITS_HEAD_TWICE else 0
     assert stored + twice == pytest.approx(shape.weight_bytes, rel=0.05)
 
 
 def test_the_catalog_is_broad_and_ids_are_unique() -> None:
-    assert len(ALL) >= 25
+    assert len(ALL) >= 80
     assert sum(len(shape.ids) for shape in ALL) == len(models.ids())
     for name in ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.3-70B-Instruct", "deepseek-ai/DeepSeek-R1"):
         assert models.find(name) is not None

@@ -154,6 +154,7 @@ def test_stdout_and_plan(tmp_path: Path) -> None:
         "ConfigMap",
         "Service",
         "Service",
+        "NetworkPolicy",
         "Deployment",
         "PodDisruptionBudget",
     ]

@@ -11,6 +11,7 @@ from kubernetes_validate import utils as kubernetes_schemas
 from aibrix_compile import ownership
 from tests.golden.trees import EXAMPLES, NAMES, build, tree
 
+FOREIGN = {"Application", "LeaderWorkerSet", "AdapterSet", "ScalingPolicy", "PodMonitor", "PrometheusRule"}
 SCHEMAS = ("1.31", "1.34", "1.37")
 
 
@@ -57,20 +58,26 @@ def _objects() -> list[tuple[str, dict]]:  # type: ignore[type-arg]
 @pytest.mark.parametrize("version", SCHEMAS)
 def test_objects_fit_the_schemas_of_kubernetes(version: str) -> None:
     for path, value in _objects():
-        if value["kind"] != "Application":
+        if value["kind"] not in FOREIGN:
             kubernetes_schemas.validate(value, version, strict=True)
         assert path
 
 
 def test_no_object_contains_a_field_that_a_controller_owns() -> None:
+    def tree_of(path: str) -> str:
+        return "/".join(path.split("/")[:3])  # example, expected, environment
+
     scaled = {
-        (target["kind"], target["name"])
-        for _, value in _objects()
-        if value["kind"] == "Application"
-        for target in value["spec"].get("ignoreDifferences", ())
+        (tree_of(path), target["kind"], target["name"])
+        for path, value in _objects()
+        for target in (
+            *value.get("spec", {}).get("ignoreDifferences", ()),
+            *(value["spec"].get("targets", ()) if value["kind"] == "ScalingPolicy" else ()),
+        )
     }
+    assert scaled
     for path, value in _objects():
-        key = (value["kind"], value["metadata"]["name"])
+        key = (tree_of(path), value["kind"], value["metadata"]["name"])
         assert ownership.trespasses(value, scaled=key in scaled) == [], path
 
 
