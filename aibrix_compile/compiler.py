@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aibrix_compile import ignores, passes
 from aibrix_compile.artifact import Artifact, External, Source
-from aibrix_compile.backends import adapters, argocd, kubernetes, monitoring, network, scaling, storage
+from aibrix_compile.backends import adapters, argocd, dashboards, kubernetes, monitoring, network, scaling, storage
 from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
 from aibrix_compile.fixes import replaceable
@@ -24,7 +24,7 @@ from aibrix_compile.spec.modelservice import ModelService
 from aibrix_compile.spec.project import Environment
 from aibrix_compile.yamlio import Document, Map, Seq, SourceFile, locate
 
-BACKENDS = (kubernetes, storage, network, scaling, adapters, monitoring)
+BACKENDS = (kubernetes, storage, network, scaling, adapters, monitoring, dashboards)
 
 Progress = Callable[[int, int], None]
 """Called with services done and services in all."""
@@ -103,6 +103,8 @@ def compile_workspace(
             ]
             finding.draft.invalid.add(finding.problem.path)
             result.add_problem(finding.problem, _document(result, finding.draft), environment.name, others)
+    for problem, document in workspace.problems:
+        result.add_problem(problem, document)
     for diagnostic in workspace.diagnostics:
         result.add(diagnostic)
     _ignore(result, complete=not only and not result.failed)  # whatever comes after here is an error
@@ -110,8 +112,10 @@ def compile_workspace(
         _keep_selected(result)
         if result.failed:
             return result
+    selected = workspace.selected  # another service's mistakes are its own; it has no plan then
     for environment in chosen:
-        services = [passes.finish(draft) for draft in result.drafts.get(environment.name, [])]
+        drafts = result.drafts.get(environment.name, [])
+        services = [passes.finish(draft) for draft in drafts if selected is None or draft.file in selected]
         result.plans.append(_plan(environment, services))
     if build:
         for plan in result.plans:

@@ -18,24 +18,24 @@ from typing import Any
 _PLAIN = re.compile(
     r"[A-Za-z_/][A-Za-z0-9_./@%+~-]*(?:[: ,=;()][A-Za-z0-9_./@%+~-]+)*\Z|-{1,2}[A-Za-z][A-Za-z0-9_./@%+~=:,-]*(?<!:)\Z"
 )
-_RESOLVED = re.compile(r"(?i:y|yes|n|no|on|off|true|false|null|nan|inf|\.?nan|[-+]?\.?inf)\Z")
-_NUMBER_LIKE = re.compile(r"[-+]?[0-9.]")
-_BLOCK = re.compile(r"[\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]*\Z")
-_SEPARATORS = re.compile("[\x85\u2028\u2029]")
+_RESOLVED = re.compile(r"(?i:y|yes|n|no|on|off|true|false|null|nan|-?inf)\Z")
+# What readers refuse or take for a line's end, and what turns text round on a reviewer's screen.
+_UNSEEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff"
+_BLOCK = re.compile(rf"[^{_UNSEEN}]*\Z")
+_TO_ESCAPE = re.compile(rf'["\\\t\n\xa0{_UNSEEN}]')
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-_TO_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f-\xa0\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]')
+_LONGEST_KEY = 1000  # a reader looks no further than 1024 characters for the colon
 
 
 def yaml_text(value: Any) -> str:
     """`value` as one YAML document with a final newline. TypeError for what JSON has not, and for None."""
+    kind = type(value)
+    if kind not in _WRITERS:
+        return f"{_scalar(value)}\n"
+    if not value:
+        return "{}\n" if kind is dict else "[]\n"
     lines: list[str] = []
-    if isinstance(value, dict | list) and value:
-        _WRITERS[type(value)](value, "", lines.append)
-    else:
-        lines.append(
-            _scalar(value) if not isinstance(value, dict | list) else ("{}" if isinstance(value, dict) else "[]")
-        )
-        lines.append("\n")
+    _WRITERS[kind](value, "", lines.append)
     return "".join(lines)
 
 
@@ -48,7 +48,8 @@ def _mapping(value: dict[str, Any], indent: str, put: Callable[[str], None]) -> 
     for key, item in value.items():
         if type(key) is not str:
             raise TypeError(f"a key is text, not {type(key).__name__}")
-        put(f"{indent}{_string(key)}:")
+        name = _string(key)
+        put(f"{indent}{name}:" if len(name) <= _LONGEST_KEY else f"{indent}? {name}\n{indent}:")
         _entry(item, indent + "  ", put)
 
 
@@ -116,15 +117,14 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _fits_block(text: str) -> bool:
-    """Whether a literal block gives the text back: printable, and its first line leaves no doubt about the indentation."""
-    return (
-        bool(_BLOCK.match(text)) and not _SEPARATORS.search(text) and text[0] not in " \n\t" and text.strip("\n") != ""
-    )
+    """Whether a literal block gives the text back: printable, and more than empty lines."""
+    return bool(_BLOCK.match(text)) and text.strip("\n") != ""
 
 
 def _literal(text: str, indent: str) -> str:
     body = text.rstrip("\n")
     ends = len(text) - len(body)
-    head = "|-" if ends == 0 else "|" if ends == 1 else "|+"
+    deeper = "2" if text[0] in " \t\n" else ""  # the first line does not show how far the block is indented
+    chomp = "-" if ends == 0 else "" if ends == 1 else "+"
     lines = "\n".join(indent + line if line else "" for line in body.split("\n"))
-    return f" {head}\n{lines}\n" + "\n" * max(0, ends - 1)
+    return f" |{deeper}{chomp}\n{lines}\n" + "\n" * max(0, ends - 1)

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from aibrix_compile.catalog import models
-from aibrix_compile.diagnostics import CompileError, Diagnostic, Severity, UsageError
+from aibrix_compile.diagnostics import CompileError, Diagnostic, Problem, Severity, UsageError
 from aibrix_compile.diagnostics import Path as SpecPath
 from aibrix_compile.lock import Lock, Locked, LockedAdapter
 from aibrix_compile.overlay import merge
 from aibrix_compile.spec.decode import decode, sound
 from aibrix_compile.spec.modelservice import API_VERSION, ModelService
 from aibrix_compile.spec.project import Environment, Project
-from aibrix_compile.yamlio import Document, Map, Place, Plain, Seq, SourceFile, locate, parse, read
+from aibrix_compile.yamlio import Document, Map, Place, Plain, Seq, SourceFile, parse, read
 
 PROJECT_FILE = "aibrix.yaml"
 _OTHER_KINDS = ("Project", "AdapterSet", "ScalingPolicy")
@@ -43,6 +43,7 @@ class Workspace:
     selected: frozenset[str] | None = None
     sources: dict[str, str] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    problems: list[tuple[Problem, Document]] = field(default_factory=list)
     _files: dict[Path, list[Document]] = field(default_factory=dict)
     _known: set[int] = field(default_factory=set)
 
@@ -220,7 +221,11 @@ def load(paths: Sequence[Path], cwd: Path) -> Workspace:
     workspace = Workspace(root=project_file.parent)
     _read_project(workspace, project_file)
     _select(workspace, [s for s in starts if s not in (project_file, project_file.parent)])
-    if not workspace.services and not workspace.diagnostics and workspace.project and workspace.project.spec.services:
+    if (
+        not (workspace.services or workspace.diagnostics or workspace.problems)
+        and workspace.project
+        and workspace.project.spec.services
+    ):
         raise UsageError(f"{PROJECT_FILE} names no ModelService")
     return workspace
 
@@ -292,16 +297,7 @@ def _read_project(workspace: Workspace, file: Path) -> None:
         return
     document = workspace.project_document = documents[0]
     decoded = decode(Project, document.value)
-    for problem in decoded.problems:
-        workspace.diagnostics.append(
-            Diagnostic(
-                problem.code,
-                problem.severity,
-                problem.message,
-                locate(document, problem.path, problem.at_key),
-                problem.hint,
-            )
-        )
+    workspace.problems += [(problem, document) for problem in decoded.problems]
     if decoded.model is None:
         return
     workspace.project = decoded.model
@@ -341,11 +337,8 @@ def _overlays(workspace: Workspace, files: Sequence[Path], names: set[str | None
                 else document.value
             )
             decoded = decode(ModelService, alone, partial=True)
-            for problem in decoded.problems:
-                span = locate(Document(alone, document.place), problem.path, problem.at_key)
-                workspace.diagnostics.append(
-                    Diagnostic(problem.code, problem.severity, problem.message, span, problem.hint)
-                )
+            written = Document(alone, document.place)
+            workspace.problems += [(problem, written) for problem in decoded.problems]
             if decoded.model is None:
                 continue
             name = service_name(document)

@@ -92,6 +92,7 @@ PASSES = (
     Pass(each_pool=pod.template, pool_needs=("template",)),
     Pass(monitoring.plan, needs=("monitoring", "slo"), after=("engine",)),
     Pass(routing.strategy, needs=("routing.strategy", "adapters")),
+    Pass(routing.policy, needs=("routing.whenPickerDown", "access")),
     Pass(routing.retries, needs=("routing.retries",)),
     Pass(pod.config),
     Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout"), after=("shape",)),

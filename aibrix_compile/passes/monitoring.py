@@ -27,7 +27,7 @@ ROLES = {  # role -> the series or family that plays it; every version of the ca
 
 
 def plan(draft: Draft) -> Iterator[Problem]:
-    """PodMonitor and rules are objects of the Prometheus operator; the dashboard is a ConfigMap and needs nothing."""
+    """PodMonitor and rules are objects of the Prometheus operator; the dashboard is a ConfigMap, and reads the same series."""
     wanted, engine = draft.spec.monitoring, draft.engine
     assert engine is not None
     for name in ("podMonitor", "alerts"):
@@ -39,6 +39,10 @@ def plan(draft: Draft) -> Iterator[Problem]:
                 message,
                 "install the Prometheus operator and add it to apis of the environment",
             )
+    for name in ("alerts", "dashboard"):
+        if getattr(wanted, name) and not wanted.podMonitor:
+            message = f"the queries of {name} rely on labels that only our PodMonitor sets"
+            yield Problem("AC223", (*_PATH, name), message, "add podMonitor: true", at_key=True)
     if wanted.podMonitor or wanted.alerts or wanted.dashboard:
         metrics = {role: name for role, name in ROLES.items() if engine.metric(name) is not None}
         draft.monitoring = MonitoringPlan(wanted.podMonitor, wanted.alerts, wanted.dashboard, draft.objectives, metrics)

@@ -6,6 +6,7 @@ and until no request is running or waiting; then the engine gets SIGTERM. The gr
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
@@ -50,6 +51,9 @@ snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])
 """
 
 
+_SECRET = re.compile(r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_KEY|CREDENTIALS?)($|_ID$)")
+
+
 def environment(draft: Draft) -> Iterator[Problem]:
     """engine.env: each variable is text or comes from a Secret, and is not one that the pod relies on."""
     for name, wanted in draft.spec.engine.env.items():
@@ -64,6 +68,9 @@ def environment(draft: Draft) -> Iterator[Problem]:
             )
         elif name in _OWNED:
             yield Problem("AC215", path, f"{name} belongs to the compiler", "remove it", at_key=True)
+        elif wanted.value is not None and _SECRET.search(name):
+            message = f"{name} is a secret by its name, and its text stands in Git"
+            yield Problem("AC236", path, message, "keep it in a Secret: {secret: name, key: entry}")
         elif (wanted.value is None) == (wanted.secret is None) or (wanted.key is not None and wanted.secret is None):
             yield Problem(
                 "AC215", path, f"{name} has not exactly one source", "write its text, or {secret: name, key: entry}"

@@ -63,6 +63,15 @@ def strategy(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def policy(draft: Draft) -> Iterator[Problem]:
+    """An environment may forbid that requests pass while no picker answers."""
+    routing = draft.spec.routing
+    if "fail-open" in draft.site.environment.policy.forbid and draft.spec.access and routing.whenPickerDown == "serve":
+        message = f"the policy of {draft.site.environment.name} forbids fail-open, and requests are served while no picker answers"
+        hint = "write whenPickerDown: refuse; token budgets lapse without a picker"
+        yield Problem("AC406", (*_ROUTING, "whenPickerDown"), message, hint)
+
+
 def retries(draft: Draft) -> Iterator[Problem]:
     """Conditions are those of Envoy's router, or a status code."""
     for index, one in enumerate(draft.spec.routing.retries.when):

@@ -62,14 +62,16 @@ def test_spellings() -> None:
     assert VLLM.flag("tensor-paralel-size") is None
 
 
-def test_renamed_and_removed_point_at_what_exists() -> None:
-    assert VLLM.renamed["tp"] == "tensor-parallel-size"
-    assert VLLM.renamed["vllm:gpu_cache_usage_perc"] == "vllm:kv_cache_usage_perc"
-    assert engines.RENAMED.items() <= VLLM.renamed.items()
-    assert VLLM.removed == engines.REMOVED
-    for old, new in VLLM.renamed.items():
-        assert VLLM.flag(old) is None
-        assert VLLM.flag(new) or VLLM.metric(new)
+@pytest.mark.parametrize("version", engines.versions("vllm"))
+def test_renamed_and_removed_point_at_what_exists(version: str) -> None:
+    engine = engines.find("vllm", version)
+    assert engine.renamed["tp"] == "tensor-parallel-size"
+    assert engine.renamed["vllm:gpu_cache_usage_perc"] == "vllm:kv_cache_usage_perc"
+    assert engines.RENAMED.items() <= engine.renamed.items()
+    assert engine.removed == engines.REMOVED
+    for old, new in engine.renamed.items():
+        assert engine.flag(old) is None
+        assert engine.flag(new) or engine.metric(new)
 
 
 @pytest.mark.parametrize(

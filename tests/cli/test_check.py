@@ -89,6 +89,27 @@ def test_a_path_chooses_what_is_said_but_the_project_above_it_applies(tmp_path: 
     assert "--> chat.yaml:" in done.stdout  # relative to where the command runs
 
 
+def test_another_services_mistake_does_not_stop_a_service(tmp_path: Path) -> None:
+    other = (
+        MINIMAL.replace("name: chat", "name: other")
+        .replace("{uri:", "{servedName: o, uri:")
+        .replace("nvidia-l4", "nvidia-l44")
+    )
+    write(tmp_path, {"aibrix.yaml": project(), "services/chat.yaml": MINIMAL, "services/other.yaml": other})
+    assert run("check", "services/chat.yaml", cwd=tmp_path).returncode == 0
+    done = run("build", "services/chat.yaml", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out/prod").iterdir()} == {"chat"}
+
+
+def test_a_fix_for_the_project_itself(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"aibrix.yaml": project().replace("namespace: llm", "namespaec: llm"), "services/chat.yaml": MINIMAL}
+    )
+    fixes = [one["fix"]["text"] for one in findings(tmp_path) if one["code"] == "AC101"]
+    assert fixes == ["namespace"]
+
+
 def test_quota_counts_all_services(tmp_path: Path) -> None:
     tight = project(environments="[{name: prod, namespace: p, accelerators: {nvidia-l4: {quota: 3}}}]")
     other = MINIMAL.replace("name: chat", "name: other").replace("{uri:", "{servedName: o, uri:")

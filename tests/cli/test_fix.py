@@ -3,6 +3,7 @@
 import json
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -308,8 +309,18 @@ def test_a_fix_that_breaks_the_syntax_is_left_out(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text("utf-8") == "uno: 1\ntwo: 2\nsei: 6\n"
 
 
-def test_what_is_written_stays_when_a_later_round_fails(tmp_path: Path) -> None:
-    """Nothing is left behind by a replacement that can not be made."""
+def test_many_fixes_that_do_harm_take_no_time(tmp_path: Path) -> None:
+    text = "".join(f"k{number}: v\n" for number in range(2000))
+    write(tmp_path, {"a": text})
+    fixes = [fix(n + 1, 1, len(f"k{n}") + 1, "same" if n % 2 else f"z{n}") for n in range(2000)]
+    found = [Diagnostic("AC101", Severity.ERROR, "", one.span, fix=one) for one in fixes]
+    start = time.monotonic()
+    assert Fixer(tmp_path).round({"a": text}, found)
+    assert time.monotonic() - start < 30
+    assert (tmp_path / "a").read_text("utf-8").count("same:") == 1
+
+
+def test_nothing_is_left_behind_by_a_replacement_that_can_not_be_made(tmp_path: Path) -> None:
     write(tmp_path, {"a": "one: 1\n"})
     found = [Diagnostic("AC101", Severity.ERROR, "", fix(1, 1, 4, "two").span, fix=fix(1, 1, 4, "two"))]
     (tmp_path / "a").unlink()
