@@ -47,6 +47,21 @@ def test_a_service_alone_does_not_depend_on_the_current_folder(tmp_path: Path) -
     assert tree(tmp_path / "out" / "a") == tree(EXAMPLES / "01-minimal" / "expected")
 
 
+def test_one_more_adapter_changes_one_file_of_each_environment(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "07-company", tmp_path / "p", ignore=shutil.ignore_patterns("expected"))
+    assert build(tmp_path / "p", tmp_path / "out").returncode == 0
+    before = tree(tmp_path / "out")
+    with (tmp_path / "p/adapters/travel.yaml").open("a") as file:
+        file.write("  - {name: travel-new, uri: s3://adapters/travel/new, rank: 8}\n")
+    done = build(tmp_path / "p", tmp_path / "out")
+    assert "3 written" in done.stderr, done.stderr
+    after = tree(tmp_path / "out")
+    changed = [name for name in after if before[name] != after[name]]
+    assert [name.split("/")[0] for name in changed] == ["dev", "prod", "staging"]
+    for name in changed:
+        assert 0 < len(after[name].splitlines()) - len(before[name].splitlines()) <= 5
+
+
 def _objects() -> list[tuple[str, dict]]:  # type: ignore[type-arg]
     return [
         (path.relative_to(EXAMPLES).as_posix(), yaml.safe_load(path.read_text("utf-8")))

@@ -41,7 +41,7 @@ def test_a_context_takes_whole_blocks() -> None:
 def test_the_parts_add_up() -> None:
     sized = size(LLAMA, LLAMA.weight_bytes, 24 * GIB, ONE, 8192)
     parts = sized.weights + sized.activation + sized.adapters + sized.overhead + sized.kv_room
-    assert parts == int(24 * GIB * 0.9)
+    assert parts == int(sized.memory * 0.9)
     assert sized.sequences == pytest.approx(sized.kv_room / kv_bytes(LLAMA, 8192, ONE))
 
 
