@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aibrix_compile.compiler import Compilation
     from aibrix_compile.writer import Changes
 
+_NAMED = 20  # deleted files that are named one by one
 _EPILOG = """\
 Output: DIR/<environment>/<service>/NN-kind-name.yaml and DIR/<environment>/argocd/. Files that an earlier build wrote and
 that are no longer wanted are deleted; files of others stay. Nothing is written when anything is wrong.
@@ -128,6 +129,10 @@ def _write(arguments: argparse.Namespace, result: Compilation, files: dict[str, 
 
         files = {**files, HYDRATOR_FILE: hydrator_metadata(arguments.dry_sha)}
         changes = compare(folder, files, _covers(arguments, result))
+    for name in changes.deleted[:_NAMED]:
+        sys.stderr.write(f"{name} is no longer wanted: deleted\n")
+    if len(changes.deleted) > _NAMED:
+        sys.stderr.write(f"... and {len(changes.deleted) - _NAMED} more\n")
     write(folder, files, changes)
     sys.stderr.write(
         f"{folder}: {len(changes.written)} written, {changes.unchanged} unchanged, {len(changes.deleted)} deleted\n"

@@ -54,15 +54,16 @@ def show(
 
     Files are named as seen from the current folder, so that a terminal, an editor or a CI system finds them.
     """
+    if arguments.format == "pretty" and not diagnostics:
+        return
     from aibrix_compile import report
 
     if root != Path.cwd():
         diagnostics = [_from_here(one, root) for one in diagnostics]
         sources = {seen(root, name): text for name, text in sources.items()}
     if arguments.format == "pretty":
-        if diagnostics:
-            width = max(40, shutil.get_terminal_size((120, 24)).columns)
-            stream.write(report.pretty(diagnostics, sources, color=colored(stream), width=width))
+        width = max(40, shutil.get_terminal_size((120, 24)).columns)
+        stream.write(report.pretty(diagnostics, sources, color=colored(stream), width=width))
     elif arguments.format == "json":
         stream.write(report.as_json(diagnostics))
     elif arguments.format == "github":

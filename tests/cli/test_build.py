@@ -65,6 +65,7 @@ def test_what_is_no_longer_wanted_is_deleted_and_foreign_files_stay(two: Path) -
     done = run("build", "-o", "out", cwd=two)
     assert done.returncode == 0, done.stderr
     assert not (two / "out/prod/other").exists()
+    assert "prod/other/40-deployment-other-nvidia-l4.yaml is no longer wanted: deleted" in done.stderr
     assert (two / "out/prod/chat/by-hand.yaml").read_text() == "mine"
 
 
