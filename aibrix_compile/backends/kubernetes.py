@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from aibrix_compile.artifact import Artifact, External, Object, Source
 from aibrix_compile.backends.objects import SERVE, WORKER, artifact, metadata, selector
@@ -42,10 +43,36 @@ def externals(service: ServicePlan) -> Iterable[External]:
                 yield External("PersistentVolumeClaim", namespace, volume.source, Source(service.name, volume.path))
         for name in pool.pull_secrets:
             yield External("Secret", namespace, name, Source(service.name, (*pool.path, "imagePullSecrets")))
+        for kind, name in _in_template(pool.template):
+            yield External(kind, namespace, name, Source(service.name, (*pool.path, "template")))
         if pool.priority_class:
             yield External(
                 "PriorityClass", "", pool.priority_class, Source(service.name, (*pool.path, "priorityClass"))
             )
+
+
+_FOREIGN = {  # fields of a pod that name another object: kind, key of the name
+    "secret": ("Secret", "secretName"),
+    "secretKeyRef": ("Secret", "name"),
+    "secretRef": ("Secret", "name"),
+    "configMap": ("ConfigMap", "name"),
+    "configMapKeyRef": ("ConfigMap", "name"),
+    "configMapRef": ("ConfigMap", "name"),
+    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
+}
+
+
+def _in_template(node: Any) -> Iterator[tuple[str, str]]:
+    """What the escape hatch refers to is somebody else's by its nature: the language has no such object."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _in_template(item)
+    elif isinstance(node, dict):
+        for field, value in node.items():
+            kind, key = _FOREIGN.get(field, ("", ""))
+            if kind and isinstance(value, dict) and isinstance(name := value.get(key, value.get("name")), str):
+                yield kind, name
+            yield from _in_template(value)
 
 
 def _config_map(service: ServicePlan) -> Object:

@@ -73,3 +73,18 @@ def test_pods_are_reached_at_the_engines_port_alone(tmp_path: Path) -> None:
 def test_a_gateway_is_refused_by_build_alone(tmp_path: Path) -> None:
     result = compiled(tmp_path, environment="gateway: {hostname: llm.example.com}")
     assert [(one.code, one.span.file) for one in result.diagnostics] == [("AC501", "aibrix.yaml")]
+
+
+def test_a_template_may_refer_to_what_somebody_else_made(tmp_path: Path) -> None:
+    template = (
+        "{spec: {volumes: [{name: ca, secret: {secretName: corporate-ca}}],"
+        " containers: [{name: engine, volumeMounts: [{name: ca, mountPath: /ca}], envFrom: [{configMapRef: {name: proxy}}]}]}}"
+    )
+    found = objects(tmp_path, pools=f"[{{accelerator: nvidia-l4, template: {template}}}]")
+    (last,) = found["Deployment/chat-nvidia-l4"]["spec"]["template"]["spec"]["volumes"][-1:]
+    assert last["secret"] == {"secretName": "corporate-ca"}
+
+
+def test_an_environment_may_lie_anywhere_in_the_repository(tmp_path: Path) -> None:
+    argocd = "argocd: {repoURL: https://git.example.com/x, path: clusters/eu}"
+    assert "Application/prod-chat" in objects(tmp_path, environment=argocd)

@@ -77,7 +77,7 @@ BREAKS: dict[str, tuple[Callable[[list[Objects]], object], str]] = {
     ),
     "mount path": (
         lambda o: _engine(o)["volumeMounts"].append({"name": "tmp", "mountPath": "/scratch"}),
-        "two volumes at /scratch",
+        "two volumeMounts with mountPath /scratch",
     ),
     "own labels": (
         lambda o: _deployment(o)["spec"].update(selector={"matchLabels": {"serving.aibrix.ai/pool": "x"}}),
@@ -85,13 +85,13 @@ BREAKS: dict[str, tuple[Callable[[list[Objects]], object], str]] = {
     ),
     "spread": (
         lambda o: _pod(o)["topologySpreadConstraints"][0]["labelSelector"].update(matchLabels={"a": "b"}),
-        "spreads pods that are not its own",
+        "spreads pods with a=b, which its own pods do not have",
     ),
     "probe port": (lambda o: _engine(o)["livenessProbe"]["httpGet"].update(port="metrics"), "asks port metrics"),
     "container twice": (lambda o: _pod(o)["containers"].append({"name": "engine"}), "two containers named engine"),
     "service selector": (
         lambda o: _find(o, "Service")["spec"]["selector"].update({"serving.aibrix.ai/service": "x"}),
-        "which no pod in assistants has",
+        "namespace assistants has none",
     ),
     "service port": (lambda o: _find(o, "Service")["spec"]["ports"][0].update(targetPort="grpc"), "sends to port grpc"),
     "disruption budget": (
@@ -106,7 +106,7 @@ BREAKS: dict[str, tuple[Callable[[list[Objects]], object], str]] = {
     ),
     "object name": (
         lambda o: _find(o, "PodDisruptionBudget", "support-chat-l4")["metadata"].update(name="A_b"),
-        "is no name that Kubernetes takes",
+        "has a name that Kubernetes refuses",
     ),
     "config map size": (
         lambda o: _find(o, "ConfigMap", "support-chat-engine")["data"].update(x="a" * 2**20),
@@ -158,7 +158,7 @@ def test_one_broken_reference_is_found_once(name: str) -> None:
 def test_two_objects_of_one_name() -> None:
     twice = [*ARTIFACTS, Artifact("elsewhere.yaml", ARTIFACTS[0].object)]
     (found,) = unresolved(twice, EXTERNALS)
-    assert "two objects are" in found.message
+    assert "is there twice" in found.message
 
 
 def test_what_is_declared_to_be_somebody_elses_is_enough() -> None:
