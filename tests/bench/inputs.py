@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "01-minimal" / "chat.yaml"
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples" / "01-minimal" / "chat.yaml"
 PROJECT = """\
 apiVersion: serving.aibrix.ai/v1alpha1
 kind: Project
@@ -34,3 +35,11 @@ def project(folder: Path, count: int) -> Path:
 def values(count: int) -> str:
     """What a chart or a module needs to know of each service; JSON, which every peer reads."""
     return json.dumps({"services": [{"name": name, "replicas": 2, "maxModelLen": 16384} for name in names(count)]})
+
+
+def filled(**service: str) -> str:
+    """The chart's template of one service, filled in without Helm."""
+    text = "\n".join((HERE / "chart/templates/services.yaml").read_text("utf-8").splitlines()[1:-1])
+    for name, value in service.items():
+        text = text.replace(f"{{{{ $s.{name} }}}}", value)
+    return text

@@ -1,14 +1,16 @@
-"""The peers, built or installed once into the cache folder: Helm from its Go module, KCL from PyPI."""
+"""The peers, built or installed once into the cache folder: Helm from its Go module, KCL and cdk8s from PyPI."""
 
 import os
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-HELM = "helm.sh/helm/v4/cmd/helm@v4.3.1"
-KCL = "kcl-lib==0.13.2"
+HELM = "v4.3.1"
+KCL = "0.13.2"
+CDK8S = "2.70.115"
 
 
 def cache() -> Path:
@@ -16,36 +18,56 @@ def cache() -> Path:
         os.environ.get("AIBRIX_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibrix-compile"
     )
-    return Path(folder) / "bench"
+    return Path(folder).absolute() / "bench"
 
 
-def helm() -> Path | None:
+def helm(*, install: bool = True) -> Path | None:
     """The helm binary; None, with a line that says why, where it can not be had."""
-    binary = cache() / "helm"
-    if not binary.exists():
+    binary = cache() / f"helm-{HELM}" / "helm"
+    if install and not binary.exists():
         if shutil.which("go") is None:
-            return _without("helm", "Go is not installed")
-        print(f"building {HELM} (some minutes, once)", file=sys.stderr)
-        done = subprocess.run(
-            ["go", "install", HELM], env={**os.environ, "GOBIN": str(cache())}, capture_output=True, text=True
-        )
-        if done.returncode:
-            return _without("helm", done.stderr.strip().splitlines()[-1])
-    return binary
+            return _without("helm", "Go is not installed (https://go.dev/dl)")
+        package = f"helm.sh/helm/v4/cmd/helm@{HELM}"
+        print(f"building {package} (some minutes, once)", file=sys.stderr)
+        if reason := _failure(["go", "install", package], GOBIN=str(binary.parent)):
+            return _without("helm", reason)
+    return binary if binary.exists() else None
 
 
-def kcl() -> Path | None:
+def kcl(*, install: bool = True) -> Path | None:
     """A Python that has KCL."""
-    python = cache() / "kcl" / "bin" / "python"
-    if not python.exists():
-        print(f"installing {KCL} (once)", file=sys.stderr)
-        venv.create(cache() / "kcl", with_pip=True)
-        done = subprocess.run([python, "-m", "pip", "install", "--quiet", KCL], capture_output=True, text=True)
-        if done.returncode:
-            shutil.rmtree(cache() / "kcl")
-            return _without("kcl", done.stderr.strip().splitlines()[-1])
-    return python
+    return _python("kcl", f"kcl-lib=={KCL}", install)
 
 
-def _without(name: str, reason: str) -> None:
+def cdk8s(*, install: bool = True) -> Path | None:
+    """A Python that has cdk8s, which needs Node to run."""
+    if shutil.which("node") is None:
+        return _without("cdk8s", "Node is not installed (https://nodejs.org)") if install else None
+    return _python("cdk8s", f"cdk8s=={CDK8S}", install)
+
+
+ALL: dict[str, Callable[..., Path | None]] = {"helm template": helm, "kcl": kcl, "cdk8s": cdk8s}
+
+
+def _python(name: str, requirement: str, install: bool) -> Path | None:
+    """A virtual environment that is kept once everything is in it."""
+    folder = cache() / requirement.replace("==", "-")
+    python, ready = folder / "bin/python", folder / ".ready"
+    if install and not ready.exists():
+        print(f"installing {requirement} (once)", file=sys.stderr)
+        venv.create(folder, clear=True, with_pip=True)
+        if reason := _failure([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]):
+            return _without(name, reason)
+        ready.touch()
+    return python if ready.exists() else None
+
+
+def _failure(command: Sequence[str | Path], **environment: str) -> str:
+    """The last line of what a failing command said; nothing if it did not fail."""
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1] if done.returncode else ""
+
+
+def _without(name: str, reason: str) -> Path | None:
     print(f"without {name}: {reason}", file=sys.stderr)
+    return None

@@ -1,31 +1,34 @@
 """Times of cold processes on one core, ours beside the peers', interleaved in one run.
 
 `python -m tests.bench.run` prints the table of README; `--full` adds 10,000 services. Asserts nothing about time.
+A peer renders and checks nothing; ours checks, compiles, and writes a file for each object. What a peer renders is
+compared with what we write, object for object, before anything is timed.
 """
 
 import argparse
-import os
+import json
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from tests.bench import inputs, peers
 
 HERE = Path(__file__).parent
-BARE = "python -c 'import yaml, pydantic'"
+PYTHON = Path(sys.executable)
 OURS = "aibrix-compile build"
+BARE = ("pass", "import yaml, pydantic", "import yaml; from pydantic import BaseModel")
+MARKS = {"name": "service-name", "replicas": "1000001", "maxModelLen": "1000002"}
 
 
 class Sample(NamedTuple):
-    """Wall and CPU seconds, peak RSS in MiB."""
+    """Wall and CPU seconds, peak memory in MiB of the largest process."""
 
     wall: float
     cpu: float
@@ -40,82 +43,124 @@ class Case(NamedTuple):
 
 
 def measure(case: Case, output: Path) -> Sample:
-    """One cold process on one core."""
+    """One cold process on one core; what it prints is left in `output`."""
     case.prepare()
-    core = min(os.sched_getaffinity(0))
-    with output.open("wb") as stream:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            list(map(str, case.command)),
-            stdout=stream,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{case.name} failed with {process.returncode}")
-    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    errors = output.with_suffix(".stderr")
+    command = [PYTHON, "-I", "-S", HERE / "spawn.py", output, errors, *case.command]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr + errors.read_text("utf-8", "replace") if errors.exists() else done.stderr).strip()
+        raise RuntimeError(f"{case.name} ended with {done.returncode}: {said.splitlines()[-1] if said else 'silence'}")
+    return Sample(*map(float, done.stdout.split()))
+
+
+def ours(count: int, folder: Path) -> Case:
+    project, out = inputs.project(folder / f"{count}", count), folder / f"out-{count}"
+    clean = lambda: shutil.rmtree(out, ignore_errors=True)  # noqa: E731
+    return Case(OURS, count, (PYTHON, "-m", "aibrix_compile", "build", project, "-o", out), clean)
+
+
+def theirs(name: str, program: Path, count: int, folder: Path) -> Case:
+    values, template, marks = (folder / file for file in (f"{count}.json", "template.json", "marks.json"))
+    values.write_text(inputs.values(count))
+    template.write_text(json.dumps(list(yaml.safe_load_all(inputs.filled(**MARKS)))))
+    marks.write_text(json.dumps(MARKS))
+    commands: dict[str, tuple[str | Path, ...]] = {
+        "helm template": (program, "template", "x", HERE / "chart", "-f", values),
+        "kcl": (program, HERE / "kcl_render.py", HERE / "services.k", values),
+        "cdk8s": (program, HERE / "cdk8s_render.py", template, marks, values),
+    }
+    return Case(name, count, commands[name])
 
 
 def cases(counts: Sequence[int], folder: Path) -> list[Case]:
-    python, helm, kcl = Path(sys.executable), peers.helm(), peers.kcl()
-    found = [Case("python -c pass", 0, (python, "-c", "pass")), Case(BARE, 0, (python, "-c", "import yaml, pydantic"))]
+    """Everything that is timed; peers that do not run, or do not make our objects, say so and are not in it."""
+    programs = {name: program for name, find in peers.ALL.items() if (program := find())}
+    for name, program in list(programs.items()):
+        try:
+            differing = [
+                where for count in (1, 3) for where in compare(name, program, count, folder / f"{name}-{count}")
+            ]
+        except RuntimeError as error:
+            print(f"without {error}", file=sys.stderr)
+            del programs[name]
+        else:
+            print(f"{name}: {'; '.join(differing) or 'the same objects as ours'}", file=sys.stderr)
+    found = [Case(f"python -c {text!r}", 0, (PYTHON, "-c", text)) for text in BARE]
     for count in counts:
-        project, out, values = (
-            inputs.project(folder / f"{count}", count),
-            folder / f"out-{count}",
-            folder / f"{count}.json",
-        )
-        values.write_text(inputs.values(count))
-        clean = lambda out=out: shutil.rmtree(out, ignore_errors=True)  # noqa: E731
-        found.append(Case(OURS, count, (python, "-m", "aibrix_compile", "build", project, "-o", out), clean))
-        if helm:
-            found.append(Case("helm template", count, (helm, "template", "x", HERE / "chart", "-f", values)))
-        if kcl:
-            found.append(Case("kcl", count, (kcl, HERE / "kcl_render.py", HERE / "services.k", values)))
+        found.append(ours(count, folder))
+        if count <= 1000:
+            found += [theirs(name, program, count, folder) for name, program in programs.items()]
     return found
 
 
-def same_objects(ours: Path, theirs: str) -> bool:
-    """Whether a peer's output for one service is what we write, object for object."""
+def compare(name: str, program: Path, count: int, folder: Path) -> list[str]:
+    """The fields in which a peer's rendering differs from ours. It also warms the caches of files and bytecode."""
+    folder.mkdir()
+    measure(ours(count, folder), folder / "stdout")
+    measure(theirs(name, program, count, folder), folder / "stdout")
+    return differences(folder / f"out-{count}", (folder / "stdout").read_text("utf-8"))
 
-    def key(one: dict) -> tuple[str, str]:  # type: ignore[type-arg]
-        return one["kind"], one["metadata"]["name"]
 
-    mine = {key(one): one for path in ours.rglob("*.yaml") for one in [yaml.safe_load(path.read_text())]}
-    other = [one for document in yaml.safe_load_all(theirs) if document for one in document.get("items", [document])]
-    return mine == {key(one): one for one in other}
+def differences(mine: Path, rendered: str) -> list[str]:
+    """Where a peer's output is not what we wrote, field by field."""
+    written = [yaml.safe_load(path.read_text("utf-8")) for path in mine.rglob("*.yaml")]
+    documents = [one for one in yaml.safe_load_all(rendered) if one]
+    other = [one for document in documents for one in document.get("items", [document])]
+    return list(_differing(_by_name(written), _by_name(other), ""))
+
+
+def _by_name(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return {f"{one['kind']} {one['metadata']['name']}": one for one in objects}
+
+
+def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differing(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+    elif one != other:
+        yield f"{path} differs"
+
+
+def table(samples: dict[Case, list[Sample]]) -> Iterator[str]:
+    """A line for each case; the last column pairs it with ours of the same round."""
+    yield f"{'':51} {'services':>8} {'wall ms':>8} {'min-max':>11} {'CPU ms':>7} {'MiB':>5}"
+    mine = {case.services: found for case, found in samples.items() if case.name == OURS}
+    for case, found in samples.items():
+        wall, least, most = _spread([one.wall * 1000 for one in found])
+        cpu, memory = statistics.median(one.cpu for one in found) * 1000, max(one.memory for one in found)
+        pairs = list(zip(mine[case.services or 1], found, strict=False))
+        if case.name == OURS:
+            remark = f"{wall / case.services:.2f} ms each"
+        elif case.services:
+            remark = "ours / this: {:.2f} ({:.2f} to {:.2f})".format(*_spread([a.wall / b.wall for a, b in pairs]))
+        else:
+            remark = "ours for 1: {:+.0f} ms ({:+.0f} to {:+.0f})".format(
+                *_spread([(a.wall - b.wall) * 1000 for a, b in pairs])
+            )
+        spread = f"{least:.0f}-{most:.0f}"
+        yield f"{case.name:51} {case.services or '':>8} {wall:8.0f} {spread:>11} {cpu:7.0f} {memory:5.0f}  {remark}"
+
+
+def _spread(found: Sequence[float]) -> tuple[float, float, float]:
+    return statistics.median(found), min(found), max(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="add 10,000 services")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions; fewer above 1,000 services (default: 5)")
     arguments = parser.parse_args()
-    counts = [1, 100, 1000, *([10000] if arguments.full else [])]
+    counts = [1, 100, 1000, 3000, *([10000] if arguments.full else [])]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        everything = cases(counts, folder)
-        samples: dict[Case, list[Sample]] = {case: [] for case in everything}
+        samples: dict[Case, list[Sample]] = {case: [] for case in cases(counts, folder)}
         for turn in range(arguments.rounds):
-            for case in everything:
-                if case.services <= 100 or turn < max(1, 3000 // case.services):
-                    print(f"round {turn + 1}: {case.name}, {case.services} services", file=sys.stderr)
-                    samples[case].append(measure(case, folder / "stdout"))
-                    if turn == 0 and case.services == 1 and case.name != OURS:
-                        equal = same_objects(folder / "out-1", (folder / "stdout").read_text())
-                        print(f"{case.name}: the same objects as ours: {'yes' if equal else 'NO'}", file=sys.stderr)
-    print(f"{'':34} {'services':>8} {'wall ms':>9} {'min':>8} {'CPU ms':>9} {'MiB':>6}")
-    bare = statistics.median(sample.wall for case in samples if case.name == BARE for sample in samples[case])
-    for case, found in samples.items():
-        wall, cpu = (statistics.median(getattr(one, what) for one in found) * 1000 for what in ("wall", "cpu"))
-        best, memory = min(one.wall for one in found) * 1000, max(one.memory for one in found)
-        above = (
-            f"  {wall - bare * 1000:+.0f} ms above the bare import" if case.name == OURS and case.services == 1 else ""
-        )
-        print(f"{case.name:34} {case.services or '':>8} {wall:9.0f} {best:8.0f} {cpu:9.0f} {memory:6.0f}{above}")
+            print(f"round {turn + 1} of {arguments.rounds}", file=sys.stderr)
+            for case, found in samples.items():
+                if case.services <= 1000 or turn < max(1, 6000 // case.services):
+                    found.append(measure(case, folder / "stdout"))
+    print(*table(samples), sep="\n")
 
 
 if __name__ == "__main__":
