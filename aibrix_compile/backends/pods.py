@@ -126,7 +126,7 @@ def _drain(service: ServicePlan, pool: PoolPlan) -> list[str]:
 
 
 def _probe(period: int, failures: int) -> Object:
-    """vLLM's /health is 200 once it can serve and 500 once its engine is dead; a busy engine may take seconds."""
+    """vLLM's /health is 200 once it can serve and 503 once its engine is dead; a busy engine may take seconds."""
     return {
         "httpGet": {"path": "/health", "port": "http"},
         "periodSeconds": period,

@@ -1,0 +1,1 @@
+"""Decisions as pure functions: controllers act on them, the simulator replays them; time and chance are arguments."""
