@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -33,9 +33,14 @@ def absent(message: str) -> None:
     pytest.fail(message, pytrace=False) if os.environ.get("CI") else pytest.skip(message)
 
 
+quiet: Callable[[], AbstractContextManager[None]] = nullcontext
+"""Under pytest: a context in which it does not keep what is printed (set by tests/conftest.py)."""
+
+
 def say(text: str) -> None:
-    """To the terminal itself: pytest keeps sys.stderr, and somebody waits for these minutes."""
-    print(text, file=sys.__stderr__, flush=True)
+    """To the terminal itself, in the middle of a test: somebody waits for these minutes, or wants these figures."""
+    with quiet():
+        print(f"\n  {text}" if quiet is not nullcontext else text, file=sys.stderr, flush=True)
 
 
 def go(*arguments: str, folder: Path, purpose: str) -> str:

@@ -95,6 +95,17 @@ class Api:
         inside = f"/namespaces/{namespace or 'default'}" if namespaced and namespace != ALL else ""
         return f"{_root(version)}{inside}/{plural}"
 
+    def namespaced_kinds(self) -> "list[tuple[str, str]]":
+        """(group/version, kind) of everything that can be listed in a namespace."""
+        groups = self._do("GET", "/apis")["groups"]
+        versions = ["v1", *(group["preferredVersion"]["groupVersion"] for group in groups)]
+        return [
+            (version, one["kind"])
+            for version in versions
+            for one in self._do("GET", _root(version))["resources"]
+            if one["namespaced"] and "list" in one["verbs"] and "/" not in one["name"]
+        ]
+
     def forget(self) -> None:
         """After kinds were added or removed."""
         self._known.clear()

@@ -37,7 +37,10 @@ FOREIGN = {  # custom resources of others that emitted objects use: module, vers
     "prometheus-operator": (
         "github.com/prometheus-operator/prometheus-operator",
         "v0.85.0",
-        tuple(f"example/prometheus-operator-crd/monitoring.coreos.com_{name}.yaml" for name in ("podmonitors", "prometheusrules")),
+        tuple(
+            f"example/prometheus-operator-crd/monitoring.coreos.com_{name}.yaml"
+            for name in ("podmonitors", "prometheusrules")
+        ),
     ),
     "argo-cd": (
         "github.com/argoproj/argo-cd/v3",

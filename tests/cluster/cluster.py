@@ -28,12 +28,20 @@ from tests.toolchain import say
 
 ROOT = Path(__file__).parents[2]
 L4 = {"nvidia.com/gpu.product": "NVIDIA-L4", "cloud.google.com/gke-accelerator": "nvidia-l4"}
+A100 = {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"}
+H100 = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb", "karpenter.k8s.aws/instance-gpu-name": "h100"}
+H200 = {"karpenter.k8s.aws/instance-gpu-name": "h200"}
+SPOT = {"karpenter.sh/capacity-type": "spot"}
 NODES = (
-    Spec("l4-a", "10.244.0.21", 16, "a", L4),
-    Spec("l4-b", "10.244.0.22", 16, "b", L4),
-    Spec("l4-c", "10.244.0.23", 16, "c", L4),
+    Spec("plain-a", "10.244.0.18"),
+    Spec("plain-b", "10.244.0.19", zone="b"),
+    *(Spec(f"l4-{zone}", f"10.244.0.{20 + index}", 48, zone, L4) for index, zone in enumerate("abc")),
+    Spec("a100-a", "10.244.0.30", 8, "a", A100),
+    *(Spec(f"h100-{zone}", f"10.244.0.{40 + index}", 24, zone, H100) for index, zone in enumerate("ab")),
+    Spec("h100-spot", "10.244.0.50", 8, "c", H100 | SPOT, taints=(("karpenter.sh/capacity-type", "spot"),)),
+    Spec("h200-a", "10.244.0.60", 8, "a", H200),
 )
-"""Enough for tests that run pods; tests of everything else add what they need."""
+"""What the examples ask for, by the labels of their environments. Tolerations are proven: every GPU node has the vendor's taint."""
 
 
 class Cluster:
@@ -56,7 +64,13 @@ class Cluster:
         command += ["--nodes", json.dumps([dataclasses.asdict(one) for one in nodes])]
         with (folder / "world.log").open("w") as log:
             world = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
             )
         try:
             _await_ready(world, folder)
@@ -75,7 +89,9 @@ class Cluster:
 
     # --- programs
 
-    def run(self, *argv: str, timeout: float = 60, stdin: str = "", env: dict[str, str] | None = None) -> dict[str, Any]:
+    def run(
+        self, *argv: str, timeout: float = 60, stdin: str = "", env: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         """A program inside the nodes' network: {code, out, err}."""
         found: dict[str, Any] = self._do("run", argv=list(argv), env=env or {}, timeout=timeout, stdin=stdin)
         return found

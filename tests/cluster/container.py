@@ -50,7 +50,18 @@ class Process:
 
     async def run(self, argv: list[str], timeout: float) -> tuple[int, str]:
         """A command inside, as the kubelet's exec: exit code and output; 124 and what it printed after `timeout` seconds."""
-        enter = ["nsenter", f"--target={self.pid}", "-U", "-m", "-p", "-i", "-n", "--root", "--wd", "--preserve-credentials"]
+        enter = [
+            "nsenter",
+            f"--target={self.pid}",
+            "-U",
+            "-m",
+            "-p",
+            "-i",
+            "-n",
+            "--root",
+            "--wd",
+            "--preserve-credentials",
+        ]
         process = await asyncio.create_subprocess_exec(
             *enter,
             *argv,
@@ -77,7 +88,7 @@ _NSENTER = next((path for path in ("/usr/bin/nsenter", "/bin/nsenter") if Path(p
 
 def _space(pid: int) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
     except OSError:
         return ""
 
@@ -158,5 +169,3 @@ def _files(spec: Object, setting: Setting, image: images.Image) -> list[str]:
     else:
         words += ["--chdir", "/"]
     return words
-
-

@@ -36,7 +36,9 @@ class Process:
     def start(self) -> None:
         with self.log.open("ab") as log:
             environment = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", **(self.env or {})}
-            self._running = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            self._running = subprocess.Popen(
+                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
 
     def check(self) -> None:
         if self._running is None or self._running.poll() is not None:
@@ -49,7 +51,7 @@ class Process:
         if self._running is None:
             return
         self._running.send_signal(how)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while self._running.poll() is None:
             if time.monotonic() > deadline:
                 self._running.kill()
@@ -121,9 +123,7 @@ class ControlPlane:
                 "--metrics-bind-address=127.0.0.1:10249",
             ],
         }
-        self.processes = {
-            name: Process(name, [str(programs[name]), *words], folder) for name, words in argv.items()
-        }
+        self.processes = {name: Process(name, [str(programs[name]), *words], folder) for name, words in argv.items()}
         self._kubeconfig()
 
     def _kubeconfig(self) -> None:

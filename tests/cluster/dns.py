@@ -89,7 +89,9 @@ class Names:
             return RCODE.NXDOMAIN, []
         if found["spec"].get("clusterIP", "None") != "None" and len(parts) == 2:
             return RCODE.NOERROR, [found["spec"]["clusterIP"]]
-        rows = [one for one in self._endpoints(namespace, service) if len(parts) == 2 or one.get("hostname") == parts[0]]
+        rows = [
+            one for one in self._endpoints(namespace, service) if len(parts) == 2 or one.get("hostname") == parts[0]
+        ]
         addresses = [a for one in rows if one["conditions"].get("ready") is not False for a in one["addresses"]]
         return (RCODE.NOERROR if addresses else RCODE.NXDOMAIN), sorted(set(addresses))
 

@@ -43,7 +43,15 @@ class HollowPod:
             "startTime": began,
             "conditions": [{"type": name, "status": "True", "lastTransitionTime": began} for name in names],
             "containerStatuses": [
-                {"name": one["name"], "image": one["image"], "imageID": "", "ready": not done, "started": not done, "restartCount": 0, "state": state}
+                {
+                    "name": one["name"],
+                    "image": one["image"],
+                    "imageID": "",
+                    "ready": not done,
+                    "started": not done,
+                    "restartCount": 0,
+                    "state": state,
+                }
                 for one in self.value["spec"]["containers"]
             ],
         }

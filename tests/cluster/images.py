@@ -3,7 +3,6 @@
 Nothing is pulled. An image that the table does not know stays in ImagePullBackOff, as one that does not exist would.
 """
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ def system() -> list[str]:
     for name in ("bin", "sbin", "lib", "lib64"):
         path = Path("/") / name
         if path.is_symlink():
-            words += ["--symlink", os.readlink(path), f"/{name}"]
+            words += ["--symlink", str(path.readlink()), f"/{name}"]
         elif path.exists():
             words += ["--ro-bind", f"/{name}", f"/{name}"]
     for name in ("ssl/certs", "ca-certificates", "alternatives", "ld.so.cache", "nsswitch.conf"):

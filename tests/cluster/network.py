@@ -25,7 +25,9 @@ class Network:
     async def prepare(self) -> None:
         lines = ["link set lo up"]
         lines += [f"addr add {address}/32 dev lo" for address in (ADDRESS, DNS, GATEWAY)]
-        lines.append(f"route add default dev lo src {ADDRESS}")  # kube-proxy's addresses need a route to be rewritten on
+        lines.append(
+            f"route add default dev lo src {ADDRESS}"
+        )  # kube-proxy's addresses need a route to be rewritten on
         await _ip(*lines)
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
@@ -82,7 +84,9 @@ class Link:
 
 
 async def _ip(*lines: str, inside: int | None = None) -> None:
-    command = ["ip", "-batch", "-"] if inside is None else ["nsenter", f"--net=/proc/{inside}/ns/net", "ip", "-batch", "-"]
+    command = (
+        ["ip", "-batch", "-"] if inside is None else ["nsenter", f"--net=/proc/{inside}/ns/net", "ip", "-batch", "-"]
+    )
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -27,13 +27,14 @@ _RENEW = 2.0  # seconds; 10 in a real node
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One node: `gpus` of one vendor, and the labels by which emitted pods choose it."""
+    """One node: `gpus` of one vendor, which taint it, and the labels by which emitted pods choose it."""
 
     name: str
     address: str
     gpus: int = 0
     zone: str = "a"
     labels: dict[str, str] = field(default_factory=dict)
+    taints: tuple[tuple[str, str], ...] = ()
 
     def value(self) -> Object:
         amounts = {"cpu": "96", "memory": "2000Gi", "ephemeral-storage": "8Ti", "pods": "250"}
@@ -46,10 +47,19 @@ class Spec:
                 "name": self.name,
                 "labels": {**names, "topology.kubernetes.io/zone": self.zone, **self.labels},
             },
+            "spec": {
+                "taints": [
+                    {"key": key, "value": value, "effect": "NoSchedule"}
+                    for key, value in (*self.taints, *([("nvidia.com/gpu", "present")] if self.gpus else []))
+                ]
+            },
             "status": {
                 "capacity": amounts,
                 "allocatable": amounts,
-                "addresses": [{"type": "InternalIP", "address": self.address}, {"type": "Hostname", "address": self.name}],
+                "addresses": [
+                    {"type": "InternalIP", "address": self.address},
+                    {"type": "Hostname", "address": self.name},
+                ],
                 "nodeInfo": dict.fromkeys(_INFO, "") | {"kubeletVersion": "v1.37.0", "operatingSystem": "linux"},
             },
         }
@@ -121,7 +131,11 @@ class Nodes:
         body = {
             "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
             "involvedObject": {"kind": "Pod", "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
-            **{"type": kind, "reason": reason, "message": message[:1000], "firstTimestamp": now(), "lastTimestamp": now()},
+            "type": kind,
+            "reason": reason,
+            "message": message[:1000],
+            "firstTimestamp": now(),
+            "lastTimestamp": now(),
             "source": {"component": "node-agent"},
         }
         self._later(self._post(f"/api/v1/namespaces/{meta['namespace']}/events", body))
@@ -144,7 +158,10 @@ class Nodes:
         known = self.running.get(name)
         if known is not None and known.value["metadata"]["uid"] == value["metadata"]["uid"]:
             if kind == "DELETED":  # by force: nobody waited for the processes to end
-                value = {**value, "metadata": {**value["metadata"], "deletionTimestamp": now(), "deletionGracePeriodSeconds": 1}}
+                value = {
+                    **value,
+                    "metadata": {**value["metadata"], "deletionTimestamp": now(), "deletionGracePeriodSeconds": 1},
+                }
             known.update(value)
         elif known is None and kind != "DELETED" and value["status"].get("phase") not in ("Succeeded", "Failed"):
             self._begin(name, value, self._specs[node])
@@ -186,7 +203,11 @@ class Nodes:
     async def _provision(self, claim: Object) -> None:
         meta, spec = claim["metadata"], claim["spec"]
         name = f"pv-{meta['uid']}"
-        reference = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", **{k: meta[k] for k in ("name", "namespace", "uid")}}
+        reference = {
+            "kind": "PersistentVolumeClaim",
+            "apiVersion": "v1",
+            **{k: meta[k] for k in ("name", "namespace", "uid")},
+        }
         volume = {
             "apiVersion": "v1",
             "kind": "PersistentVolume",

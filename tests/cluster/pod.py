@@ -209,7 +209,14 @@ class Pod:
         if not self.units:  # waiting for volumes
             waiting = {"waiting": {"reason": "ContainerCreating", "message": self._message}}
             rows = [
-                {"name": one["name"], "image": one["image"], "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+                {
+                    "name": one["name"],
+                    "image": one["image"],
+                    "imageID": "",
+                    "ready": False,
+                    "restartCount": 0,
+                    "state": waiting,
+                }
                 for one in spec["containers"]
             ]
         else:

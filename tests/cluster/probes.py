@@ -55,7 +55,9 @@ class Prober:
             return code == 0, said
         if one := action.get("httpGet"):
             port = self._port(one["port"])
-            url = f"{one.get('scheme', 'HTTP').lower()}://{one.get('host') or self._address}:{port}{one.get('path', '/')}"
+            url = (
+                f"{one.get('scheme', 'HTTP').lower()}://{one.get('host') or self._address}:{port}{one.get('path', '/')}"
+            )
             headers = {header["name"]: header["value"] for header in one.get("httpHeaders", ())}
             try:
                 answer = await self._http.get(url, headers={"User-Agent": "kube-probe/1.37", **headers}, timeout=limit)

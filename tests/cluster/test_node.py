@@ -29,14 +29,29 @@ PROBE = {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1, "failureT
 def container(script: str = SERVER, **more: Any) -> dict[str, Any]:
     ports = [{"name": "http", "containerPort": 8000}]
     mounts = [{"name": "state", "mountPath": "/state"}]
-    return {"name": "main", "image": "python:3", "command": ["python3", "-c", script], "ports": ports, "volumeMounts": mounts, **more}
+    return {
+        "name": "main",
+        "image": "python:3",
+        "command": ["python3", "-c", script],
+        "ports": ports,
+        "volumeMounts": mounts,
+        **more,
+    }
 
 
 def pod(name: str, namespace: str, *containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    wanted = {"containers": list(containers) or [container(readinessProbe=PROBE)], "volumes": [{"name": "state", "emptyDir": {}}]}
+    wanted = {
+        "containers": list(containers) or [container(readinessProbe=PROBE)],
+        "volumes": [{"name": "state", "emptyDir": {}}],
+    }
     labels = {"app": "server"}
     meta = {"name": name, "namespace": namespace, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"terminationGracePeriodSeconds": 5, **wanted, **spec}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": meta,
+        "spec": {"terminationGracePeriodSeconds": 5, **wanted, **spec},
+    }
 
 
 def service(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
@@ -53,7 +68,9 @@ def run(cluster: Cluster, value: dict[str, Any], seconds: float = 20) -> dict[st
 
 def state(cluster: Cluster, value: dict[str, Any]) -> dict[str, Any]:
     """Of its first container, empty before a node has said anything."""
-    found: dict[str, Any] = cluster.api.read_back(value)["status"].get("containerStatuses", [{"state": {}, "restartCount": 0}])[0]
+    found: dict[str, Any] = cluster.api.read_back(value)["status"].get(
+        "containerStatuses", [{"state": {}, "restartCount": 0}]
+    )[0]
     return found
 
 
@@ -84,13 +101,19 @@ def test_a_service_reaches_ready_pods_by_name_and_mapped_port(cluster: Cluster, 
     found = cluster.exec(namespace, "one", "python3", "-c", names)
     assert found.split() == sorted([first["status"]["podIP"], second["status"]["podIP"]])
     assert f"web.{namespace}" in cluster.exec(
-        namespace, "two", "python3", "-c", f"import urllib.request as r; r.urlopen('http://web.{namespace}'); print('web.{namespace}')"
+        namespace,
+        "two",
+        "python3",
+        "-c",
+        f"import urllib.request as r; r.urlopen('http://web.{namespace}'); print('web.{namespace}')",
     )
 
 
 def test_environment_files_user_and_root_are_those_of_the_manifest(cluster: Cluster, namespace: str) -> None:
     meta = {"name": "settings", "namespace": namespace}
-    cluster.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"a.txt": "first", "NAME": "x"}})
+    cluster.api.create(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"a.txt": "first", "NAME": "x"}}
+    )
     secret = {"token": base64.b64encode(b"hidden").decode()}
     cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": secret})
     script = """
@@ -110,7 +133,9 @@ time.sleep(1000)
     ]
     mounts = [{"name": "state", "mountPath": "/state"}, {"name": "config", "mountPath": "/config", "readOnly": True}]
     security = {"runAsUser": 1000, "runAsNonRoot": True, "readOnlyRootFilesystem": True}
-    one = container(script, env=env, envFrom=[{"configMapRef": {"name": "settings"}}], volumeMounts=mounts, securityContext=security)
+    one = container(
+        script, env=env, envFrom=[{"configMapRef": {"name": "settings"}}], volumeMounts=mounts, securityContext=security
+    )
     volumes = [{"name": "state", "emptyDir": {}}, {"name": "config", "configMap": {"name": "settings"}}]
     found = run(cluster, pod("seen", namespace, one, volumes=volumes))
     said = json.loads(wait("output", lambda: cluster.logs(namespace, "seen")))
@@ -125,17 +150,27 @@ time.sleep(1000)
 def test_a_user_that_may_not_be_root_is_not_started_as_root(cluster: Cluster, namespace: str) -> None:
     value = pod("root", namespace, container(securityContext={"runAsNonRoot": True}))
     cluster.api.create(value)
-    waiting = wait("waiting", lambda: state(cluster, value)["state"].get("waiting", {}).get("reason") == "CreateContainerConfigError")
+    waiting = wait(
+        "waiting",
+        lambda: state(cluster, value)["state"].get("waiting", {}).get("reason") == "CreateContainerConfigError",
+    )
     assert waiting
 
 
 def test_an_unknown_image_and_a_missing_secret_wait_with_their_reason(cluster: Cluster, namespace: str) -> None:
     unknown = pod("unknown", namespace, container(image="registry.example.com/nothing:1"))
-    missing = pod("missing", namespace, container(env=[{"name": "T", "valueFrom": {"secretKeyRef": {"name": "later", "key": "k"}}}]))
+    missing = pod(
+        "missing",
+        namespace,
+        container(env=[{"name": "T", "valueFrom": {"secretKeyRef": {"name": "later", "key": "k"}}}]),
+    )
     for value in (unknown, missing):
         cluster.api.create(value)
     wait("pull error", lambda: state(cluster, unknown)["state"].get("waiting", {}).get("reason") == "ErrImagePull")
-    wait("no secret", lambda: 'secret "later" not found' in state(cluster, missing)["state"].get("waiting", {}).get("message", ""))
+    wait(
+        "no secret",
+        lambda: 'secret "later" not found' in state(cluster, missing)["state"].get("waiting", {}).get("message", ""),
+    )
     meta = {"name": "later", "namespace": namespace}
     cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"k": "v"}})
     wait("it runs once the secret is there", lambda: ready([cluster.api.read_back(missing)]))
@@ -193,7 +228,11 @@ def test_probes_decide_about_traffic_and_restarts(cluster: Cluster, namespace: s
 
 
 def test_deletion_runs_the_hook_then_terminates_then_kills(cluster: Cluster, namespace: str) -> None:
-    hook = {"preStop": {"exec": {"command": ["sh", "-c", "sleep 1; echo hook > /state/hook; cat /state/hook >> /proc/1/fd/1"]}}}
+    hook = {
+        "preStop": {
+            "exec": {"command": ["sh", "-c", "sleep 1; echo hook > /state/hook; cat /state/hook >> /proc/1/fd/1"]}
+        }
+    }
     value = pod("polite", namespace, container(lifecycle=hook))
     run(cluster, value)
     log = cluster.folder / "pods"

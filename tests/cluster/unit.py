@@ -91,9 +91,11 @@ class Unit:
                 self.process = await container.start(self.spec, self._setting(self.spec), self.log)
                 break
             except NotYet as error:
-                reason, colon, message = str(error).partition(": ")
+                reason, colon, _ = str(error).partition(": ")
                 known = colon and " " not in reason
-                self._to({"waiting": {"reason": reason if known else "CreateContainerConfigError", "message": str(error)}})
+                self._to(
+                    {"waiting": {"reason": reason if known else "CreateContainerConfigError", "message": str(error)}}
+                )
                 self._event("Warning", "Failed", str(error))
                 await asyncio.sleep(1)
                 if self._ending:

@@ -135,7 +135,7 @@ class Volumes:
             if one := source.get(kind):
                 values = read(namespace, one["name"], one.get("optional", False))
                 if one["key"] not in values and not one.get("optional"):
-                    raise NotYet(f'couldn\'t find key {one["key"]} in {one["name"]}')
+                    raise NotYet(f"couldn't find key {one['key']} in {one['name']}")
                 return values[one["key"]].decode() if one["key"] in values else None
         raise NotYet(f"env source {sorted(source)} is not offered here")
 
@@ -161,7 +161,11 @@ def expand(text: str, values: dict[str, str]) -> str:
 
 def field(pod: Object, path: str, address: str = "") -> str:
     """A field of the downward API."""
-    known: dict[str, Any] = {"status.podIP": address, "status.podIPs": address, "status.hostIP": pod["status"]["hostIP"]}
+    known: dict[str, Any] = {
+        "status.podIP": address,
+        "status.podIPs": address,
+        "status.hostIP": pod["status"]["hostIP"],
+    }
     if path in known:
         return str(known[path])
     node: Any = pod

@@ -90,7 +90,11 @@ class World:
             process.kill()
             await process.wait()
             raise
-        return {"code": process.returncode, "out": out.decode("utf-8", "replace"), "err": err.decode("utf-8", "replace")}
+        return {
+            "code": process.returncode,
+            "out": out.decode("utf-8", "replace"),
+            "err": err.decode("utf-8", "replace"),
+        }
 
     async def do_start(self, name: str, argv: list[str], env: dict[str, str]) -> str:
         """A program in the nodes' network, in the background; answers with its log's path."""
@@ -155,7 +159,9 @@ def main() -> int:
     parser.add_argument("--nodes", type=json.loads, required=True)
     arguments = parser.parse_args()
     programs = {name: Path(path) for name, path in arguments.programs.items()}
-    os.environ["PATH"] = ":".join(dict.fromkeys(str(path.parent) for path in programs.values())) + ":" + os.environ["PATH"]
+    os.environ["PATH"] = (
+        ":".join(dict.fromkeys(str(path.parent) for path in programs.values())) + ":" + os.environ["PATH"]
+    )
     try:
         asyncio.run(World(arguments.folder, programs, [Spec(**one) for one in arguments.nodes]).live())
     except* Failed as failed:
