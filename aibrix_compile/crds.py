@@ -105,7 +105,8 @@ def _adapter_set() -> Object:
                     "enum": ["hold", "reject", "base"],
                     "default": "reject",
                 },
-                "items": _named("The adapters.", item, MAX_ADAPTERS),
+                # server-side apply drops a keyed list with its last item; the default brings it back, empty
+                "items": _named("The adapters.", item, MAX_ADAPTERS) | {"default": []},
             },
             "service",
             "selector",

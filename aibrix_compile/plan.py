@@ -88,7 +88,8 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The claim that keeps weights. `size` 0: it exists already. `prefetch` is the Job that fills it, if the engine does not."""
+    """The claim that keeps weights. `size` 0: it exists already. `prefetch` is the Job that fills it, if the engine does
+    not; after `deadline_seconds` it has failed."""
 
     claim: str
     size: int
@@ -96,6 +97,7 @@ class Storage:
     access: str
     mount: str
     prefetch: Prefetch | None
+    deadline_seconds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,14 +58,13 @@ def _application(environment: EnvironmentPlan, target: ArgoTarget, service: Serv
                 "repoURL": target.repo_url,
                 "targetRevision": target.target_revision,
                 "path": "/".join(part for part in (target.path.strip("/"), service.name) if part),
-                "directory": {"recurse": False},
             },
             "destination": {**destination, "namespace": service.namespace},
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
                 "syncOptions": ["ServerSideApply=true", "RespectIgnoreDifferences=true"],
                 # refresh: a good commit does not wait behind the retries of a bad one
-                "retry": {"limit": 5, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"}},
+                "retry": {"limit": -1, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"}},
             },
             **({"ignoreDifferences": scaled} if scaled else {}),
         },

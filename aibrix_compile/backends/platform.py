@@ -250,13 +250,12 @@ def _application(name: str, target: ArgoTarget, path: str, namespace: str) -> Ob
                 "repoURL": target.repo_url,
                 "targetRevision": target.target_revision,
                 "path": path,
-                "directory": {"recurse": False},
             },
             "destination": {**destination, "namespace": namespace},
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
                 "syncOptions": ["ServerSideApply=true"],
-                "retry": {"limit": 5, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"}},
+                "retry": {"limit": -1, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"}},
             },
         },
     }

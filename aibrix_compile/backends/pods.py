@@ -48,7 +48,7 @@ def _pod(service: ServicePlan, pool: PoolPlan, role: str) -> Object:
         spec["nodeSelector"] = dict(sorted(pool.node_selector.items()))
     if pool.tolerations:
         spec["tolerations"] = [dict(one) for one in pool.tolerations]
-    if pool.replicas >= 2 and pool.nodes == 1:
+    if pool.nodes == 1:  # with one replica as well: the second must not restart the first
         chosen = selector(service, pool.name)
         spec["topologySpreadConstraints"] = [
             _spread(key, chosen) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")

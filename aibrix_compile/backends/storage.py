@@ -62,6 +62,7 @@ def _job(service: ServicePlan, kept: Storage, prefetch: Prefetch) -> Object:
         "metadata": metadata(service, f"{service.name}-prefetch-{content}", _CACHE, annotations=_WAVE),
         "spec": {
             "backoffLimit": 6,
+            "activeDeadlineSeconds": kept.deadline_seconds,  # a sync that waits for ever never sees the commit that mends it
             "template": {
                 "metadata": {"labels": labels(service) | {"app.kubernetes.io/component": "prefetch"}},
                 "spec": pod,

@@ -171,7 +171,7 @@ def finish(work: Draft) -> ServicePlan:
 def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
     card, sized = pool.accelerator, pool.sizing
     assert card is not None and sized is not None
-    budget = pool.spec.replicas.low >= 2
+    budget = (pool.bounds.high if pool.bounds else pool.spec.replicas.low) >= 2
     if not budget:
         work.decisions.append(
             Decision(

@@ -14,6 +14,7 @@ from aibrix_compile.passes.draft import Draft, PoolDraft
 from aibrix_compile.plan import Argument
 
 PORT = 8000
+SHUTDOWN = 10  # seconds that the engine gives running requests after SIGTERM; less than what the grace period has left
 _ARGS: Path = ("spec", "engine", "args")
 
 OWNED = {  # flag -> the field that sets it
@@ -24,6 +25,7 @@ OWNED = {  # flag -> the field that sets it
     "model-loader-extra-config": "model.loading.method",
     "download-dir": "model.loading",
     "max-model-len": "engine.maxModelLen",
+    "shutdown-timeout": "routing.timeout",
     "tensor-parallel-size": "pools[].parallelism.tensor",
     "pipeline-parallel-size": "pools[].parallelism.pipeline",
     "data-parallel-size": "pools[].parallelism.data",
@@ -224,6 +226,8 @@ def command_line(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         words.append(Argument("--load-format=runai_streamer", model))
     length = spec.engine.maxModelLen or draft.shape.max_model_len
     words.append(Argument(f"--max-model-len={length}", ("spec", "engine", "maxModelLen")))
+    if "shutdown-timeout" in draft.engine.flags:  # for the request that came after the drain script's last look
+        words.append(Argument(f"--shutdown-timeout={SHUTDOWN}", ("spec", "routing", "timeout")))
     if (adapters := spec.adapters) is not None:
         path: Path = ("spec", "adapters", "limits")
         words += [

@@ -154,10 +154,11 @@ def storage(draft: Draft) -> Iterator[Problem]:
         prefetch = Prefetch(command, tuple(_fixed(_FETCHING) + _credentials(draft)))
     made, mount = wanted.create, MODEL_FOLDER
     claim = wanted.claim or f"{draft.metadata.name}-weights"
+    deadline = math.ceil(2 * (_PULL + draft.weight_bytes / _READ) / 600) * 600  # twice what it takes at worst
     if made is None:
-        draft.storage = Storage(claim, 0, "", "", mount, prefetch)
+        draft.storage = Storage(claim, 0, "", "", mount, prefetch, deadline)
     else:
-        draft.storage = Storage(claim, made.size, made.storageClass or "", made.access, mount, prefetch)
+        draft.storage = Storage(claim, made.size, made.storageClass or "", made.access, mount, prefetch, deadline)
         if made.size < draft.weight_bytes * 1.05:
             path: Path = ("spec", "model", "loading", "cache", "create", "size")
             hint = f"write at least {math.ceil(draft.weight_bytes * 1.1 / _GIB)}Gi"

@@ -2,7 +2,6 @@
 writes it."""
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -103,10 +102,11 @@ class Unit:
         began = now()
         self._to({"running": {"startedAt": began}})
         watching = asyncio.create_task(self._watch(self.process))
-        code = await self.process.wait()
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        try:
+            code = await self.process.wait()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
         self.ready = self.started = False
         reason = "Completed" if code == 0 else "Error"
         self._to({"terminated": {"exitCode": code, "reason": reason, "startedAt": began, "finishedAt": now()}})
