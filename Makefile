@@ -1,14 +1,14 @@
-# Everything runs in a virtual environment of its own; nothing is installed elsewhere.
+# Everything runs in a virtual environment of its own; programs that tests build go into the user's cache folder.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint golden bench clean
+.PHONY: help demo test test-full lint golden bench cluster-assets e2e-argocd e2e-kind clean
 
 help:            ## what there is
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,12 @@ $(READY): pyproject.toml
 demo: $(READY)   ## compile an example for two environments, explain a value, make a mistake
 	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
 
-test: $(READY)   ## all tests
+test: $(READY)   ## all tests but those of test-full
+	$(BIN)/python -m pytest --ignore=tests/argocd
+
+test-full: $(READY) ## everything: also Argo CD, and the cluster's tests on the oldest Kubernetes
 	$(BIN)/python -m pytest
+	AIBRIX_KUBERNETES=1.34 $(BIN)/python -m pytest $(addprefix tests/cluster/test_,acceptance.py kinds.py node.py serving.py)
 
 lint: $(READY)   ## ruff, mypy --strict
 	$(BIN)/ruff check .
@@ -31,8 +35,19 @@ golden: $(READY) ## write specs/ and the expected trees of the examples anew
 	$(BIN)/aibrix-compile schema -o specs
 	$(BIN)/python -m tests.golden.trees
 
-bench: $(READY)  ## compile times beside Helm and cdk8s, in one run
+bench: $(READY)  ## compile times beside Helm and cdk8s, in one run; the mock engine's own cost
 	$(BIN)/python -m tests.bench.run
+	$(BIN)/python -m tests.bench.mock
+
+cluster-assets: $(READY) ## get Kubernetes, etcd and the kinds of others ahead of the tests
+	$(BIN)/python -m tests.cluster.assets $(MINORS)
+
+e2e-argocd: $(READY) ## an example through a real Argo CD
+	$(BIN)/python -m pytest tests/argocd
+
+e2e-kind: $(READY) ## the cluster's tests on kind; needs docker
+	AIBRIX_CLUSTER=kind $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/test_kind.py \
+	  --ignore=tests/cluster/test_kind_nodes.py --ignore=tests/cluster/test_lifetime.py
 
 clean:           ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

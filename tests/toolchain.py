@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -94,8 +94,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def on_path(name: str, places: Sequence[Path] = ()) -> Path | None:
-    """An executable of that name in `places`, else on PATH and where Debian keeps administrators' tools."""
-    folders = [*map(str, places), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
-    found = shutil.which(name, path=os.pathsep.join(folders))
+def on_path(name: str) -> Path | None:
+    """An executable of that name on PATH or where Debian keeps administrators' tools."""
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
     return Path(found) if found else None

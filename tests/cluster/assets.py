@@ -1,8 +1,8 @@
 """The programs of a Kubernetes control plane: found, or built once from the released modules.
 
 Looked for in `KUBEBUILDER_ASSETS` (the convention of controller-runtime's envtest), in the cache folder, on PATH; what is
-missing is built with Go: about ten minutes for all of one version on two cores, and no container engine. A program that
-reports another minor version than the one asked for is not taken. `python -m tests.cluster.assets [MINOR...]` gets
+missing is built with Go: ten minutes for all of one version on two cores, and no container engine. A program that reports
+another minor version than the one asked for is not taken; etcd is never the distribution's, which is years older. `python -m tests.cluster.assets [MINOR...]` gets
 everything ahead of the tests (`make cluster-assets`).
 """
 
@@ -58,8 +58,8 @@ def control_plane(minor: str = DEFAULT) -> dict[str, Path]:
     version, places = VERSIONS[minor], [Path(p) for p in [os.environ.get("KUBEBUILDER_ASSETS", "")] if p]
     found = {name: path for name, path in host.items() if path is not None}
     for name in (*KUBERNETES, "etcd"):
-        path = on_path(name, places)
-        if path is not None and (name == "etcd" or _minor(path) == minor):
+        path = next((place / name for place in places if (place / name).exists()), None) or on_path(name)
+        if path is not None and (path.parent in places if name == "etcd" else _minor(path) == minor):
             found[name] = path
     wanted = {name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES if name not in found}
     if wanted:

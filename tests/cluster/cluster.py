@@ -117,6 +117,12 @@ class Cluster:
             raise RuntimeError(f"{argv} in {pod}: exit {code}: {said}")
         return str(said)
 
+    @contextmanager
+    def followed(self, namespace: str, pod: str, container: str) -> Iterator[Path]:
+        """A file with all that the container says until it ends."""
+        (log,) = (self.folder / "pods").glob(f"{namespace}_{pod}_*/logs/{container}/0.log")
+        yield log
+
     def logs(self, namespace: str, pod: str, container: str = "") -> str:
         return str(self._do("logs", namespace=namespace, name=pod, container=container))
 

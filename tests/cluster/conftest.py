@@ -1,22 +1,28 @@
-"""One cluster for all tests; a namespace of its own for each that asks."""
+"""One cluster for all tests; a namespace of its own for each that asks.
+
+`AIBRIX_CLUSTER=kind` takes kind instead of processes, `AIBRIX_KUBERNETES=1.34` another version than the default.
+"""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import assets
 from tests.cluster.api import wait
 from tests.cluster.cluster import Cluster
+from tests.cluster.kind import KindCluster
 from tests.toolchain import Missing, absent
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster | KindCluster]:
     try:
-        running = Cluster.start()
-        with running as found:
+        kind = KindCluster if os.environ.get("AIBRIX_CLUSTER") == "kind" else Cluster
+        with kind.start(os.environ.get("AIBRIX_KUBERNETES", assets.DEFAULT)) as found:
             yield found
     except Missing as missing:
         absent(str(missing))

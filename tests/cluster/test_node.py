@@ -223,7 +223,7 @@ def test_probes_decide_about_traffic_and_restarts(cluster: Cluster, namespace: s
     assert state(cluster, value)["restartCount"] == 0
     wait("restarted", lambda: state(cluster, value)["restartCount"] == 1, 15)
     said = [one["message"] for one in cluster.api.list("Event", namespace)]
-    assert any("Readiness probe failed: HTTP 500" in one for one in said)
+    assert any("Readiness probe failed: HTTP" in one and "500" in one for one in said)
     assert any("failed liveness probe" in one for one in said)
 
 
@@ -235,13 +235,12 @@ def test_deletion_runs_the_hook_then_terminates_then_kills(cluster: Cluster, nam
     }
     value = pod("polite", namespace, container(lifecycle=hook))
     run(cluster, value)
-    log = cluster.folder / "pods"
     began = time.monotonic()
-    cluster.api.delete(value)
-    (path,) = log.glob(f"{namespace}_polite_*/logs/main/0.log")
-    wait("it is gone", lambda: gone(cluster, value), 10)
-    assert 1 <= time.monotonic() - began < 4
-    assert path.read_text().split() == ["serving", "hook", "terminated"]
+    with cluster.followed(namespace, "polite", "main") as path:
+        cluster.api.delete(value)
+        wait("it is gone", lambda: gone(cluster, value), 10)
+        assert 1 <= time.monotonic() - began < 8  # a kubelet confirms some seconds later
+        wait("all was said", lambda: path.read_text().split() == ["serving", "hook", "terminated"], 5)
 
     deaf = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(1000)"
     value = pod("deaf", namespace, container(deaf), terminationGracePeriodSeconds=2)
