@@ -111,7 +111,11 @@ class Api:
         self._known.clear()
 
     def _do(self, method: str, path: str, **more: Any) -> Object:
-        answer = self._http.request(method, path, **more)
+        for _ in range(20):
+            answer = self._http.request(method, path, **more)
+            if answer.status_code != 429:  # a kind whose definition has just changed: its storage is made anew
+                break
+            time.sleep(min(1.0, float(answer.headers.get("Retry-After", 1))))
         if answer.is_error:
             raise Refused(answer)
         found: Object = answer.json()

@@ -206,7 +206,7 @@ def test_no_file_takes_long(text: str) -> None:
         read(text)
     except CompileError as error:
         assert len(error.diagnostics) <= yamlio.MAX_FINDINGS + 1
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10
 
 
 def test_findings_end_somewhere() -> None:
