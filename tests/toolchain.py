@@ -5,6 +5,7 @@ side by side. What is absent is said in one visible line, which fails in CI and 
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,7 +30,7 @@ class Missing(Exception):
     """A program that is neither here nor can be built here; the message says how to get it."""
 
 
-def absent(message: str) -> None:
+def absent(message: str) -> NoReturn:
     """Skip, or fail where nothing may be skipped."""
     pytest.fail(message, pytrace=False) if os.environ.get("CI") else pytest.skip(message)
 
@@ -58,9 +60,10 @@ def built(
 ) -> dict[str, Path]:
     """Binaries by name, from Go packages, in the cache folder `edition`; only those that are not there yet are built.
 
-    `module` is the go.mod, `sources` further files. `edition` must change whenever they do.
+    `module` is the go.mod, which `edition` must tell apart; `sources` are further files, which the folder's name tells apart.
     """
-    folder = cache() / edition
+    digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:8] if sources else ""
+    folder = cache() / "-".join(filter(None, (edition, digest)))
     found = {name: folder / "bin" / name for name in packages}
     if all(path.exists() for path in found.values()):
         return found

@@ -6,7 +6,7 @@ Every option answers something that a real Argo CD was seen to do; see ARCHITECT
 from __future__ import annotations
 
 from aibrix_compile.artifact import Artifact, Object, Source
-from aibrix_compile.backends.objects import SERVICE_LABEL, SOURCE_ANNOTATION, artifact
+from aibrix_compile.backends.objects import RETRY, SERVICE_LABEL, SOURCE_ANNOTATION, artifact
 from aibrix_compile.emit import json_text
 from aibrix_compile.ownership import ignore_differences
 from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
@@ -63,8 +63,7 @@ def _application(environment: EnvironmentPlan, target: ArgoTarget, service: Serv
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
                 "syncOptions": ["ServerSideApply=true", "RespectIgnoreDifferences=true"],
-                # refresh: a good commit does not wait behind the retries of a bad one
-                "retry": {"limit": -1, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"}},
+                "retry": RETRY,
             },
             **({"ignoreDifferences": scaled} if scaled else {}),
         },

@@ -16,6 +16,12 @@ SERVE, WORKER = "serve", "worker"
 SOURCE_ANNOTATION = "serving.aibrix.ai/source"
 CONFIG_ANNOTATION = "serving.aibrix.ai/config-hash"
 
+RETRY = {  # of Argo CD: what is mended without a commit is found, and a good commit does not wait behind a bad one
+    "limit": -1,
+    "refresh": True,
+    "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"},
+}
+
 ORDER = {  # the NN of a file's name: what must exist first stands first
     "ServiceAccount": 10,
     "ConfigMap": 20,

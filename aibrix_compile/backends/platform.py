@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aibrix_compile import crds
 from aibrix_compile.artifact import Artifact, Object
-from aibrix_compile.backends.objects import ORDER
+from aibrix_compile.backends.objects import ORDER, RETRY
 from aibrix_compile.emit import yaml_text
 from aibrix_compile.ownership import SCALED, SCALER, Owned
 from aibrix_compile.plan import ArgoTarget
@@ -255,7 +255,7 @@ def _application(name: str, target: ArgoTarget, path: str, namespace: str) -> Ob
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
                 "syncOptions": ["ServerSideApply=true"],
-                "retry": {"limit": -1, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"}},
+                "retry": RETRY,
             },
         },
     }

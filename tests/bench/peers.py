@@ -8,17 +8,15 @@ import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import toolchain
+
 HELM = "v4.3.1"
 KCL = "0.13.2"
 CDK8S = "2.70.115"
 
 
 def cache() -> Path:
-    folder = (
-        os.environ.get("AIBRIX_CACHE")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibrix-compile"
-    )
-    return Path(folder).absolute() / "bench"
+    return toolchain.cache().absolute() / "bench"
 
 
 def helm(*, install: bool = True) -> Path | None:

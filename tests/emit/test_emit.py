@@ -1,10 +1,7 @@
 """The emitter: what it writes, every YAML reader reads back as the same value."""
 
-import hashlib
 import json
-import os
 import random
-import shutil
 import subprocess
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aibrix_compile.emit import json_text, yaml_text
+from tests.toolchain import Missing, absent, built
 
 NASTY = """
 yes no on off ~ null Null NULL true True y N 0x1F 1_000 12:30:45 1e3 .5 = << 2026-01-01 - ? +1 0o7 08 1. 1e5 -.inf .nan
@@ -191,24 +189,11 @@ require (
 
 @pytest.fixture(scope="session")
 def go_readers() -> Path:
-    """sigs.k8s.io/yaml, the reader of kubectl, Argo CD and the API server, and yaml.v3; built once into the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibrix-compile"
-    edition = hashlib.sha256((READER + MODULE).encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("AIBRIX_CACHE") or cache) / f"yaml-readers-{edition}"
-    binary = folder / "readers"
-    if not binary.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "main.go").write_text(READER)
-        (folder / "go.mod").write_text(MODULE)
-        command = [shutil.which("go") or "go", "build", "-mod=mod", "-o", f"{binary}-{os.getpid()}", "."]
-        try:
-            subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            message = f"needs Go (https://go.dev/dl) and its modules to build the readers: {error}\n"
-            message += getattr(error, "stderr", "")
-            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-        Path(f"{binary}-{os.getpid()}").replace(binary)
-    return binary
+    """sigs.k8s.io/yaml, the reader of kubectl, Argo CD and the API server, and yaml.v3."""
+    try:
+        return built("yaml-readers-1.6.0", {"readers": "."}, module=MODULE, sources={"main.go": READER})["readers"]
+    except Missing as missing:
+        absent(str(missing))
 
 
 PIECES = """

@@ -1,11 +1,11 @@
 """Prometheus' own tools, built once into the cache folder: promtool, and its parser as a reader of selectors."""
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.toolchain import Missing, absent, built
 
 VERSION = "v0.305.0"  # Prometheus 3.5, with long-term support
 READER = """package main
@@ -59,23 +59,14 @@ func main() {
 """
 
 
+_MODULE = f"module tools\n\ngo 1.23\n\nrequire github.com/prometheus/prometheus {VERSION}\n"
+
+
 def _built(name: str, package: str) -> Path:
-    if shutil.which("go") is None:
-        message = f"needs Go (https://go.dev/dl) to build {name}"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibrix-compile"
-    folder = Path(os.environ.get("AIBRIX_CACHE") or cache) / f"prometheus-{VERSION}"
-    binary = folder / "bin" / name
-    if not binary.exists():
-        (folder / "reader").mkdir(parents=True, exist_ok=True)
-        (folder / "reader" / "main.go").write_text(READER)
-        (folder / "go.mod").write_text(
-            f"module tools\n\ngo 1.23\n\nrequire github.com/prometheus/prometheus {VERSION}\n"
-        )
-        command = ["go", "build", "-mod=mod", "-ldflags=-s -w", "-o", str(binary), package]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-4000:]
-    return binary
+    try:
+        return built(f"prometheus-{VERSION}", {name: package}, module=_MODULE, sources={"reader/main.go": READER})[name]
+    except Missing as missing:
+        absent(str(missing))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """The CustomResourceDefinitions: well-formed, bounded, small, and their rules say what they should."""
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from aibrix_compile.emit import yaml_text
 from tests.cli import EXAMPLES, run
 from tests.golden.trees import tree
 from tests.platform.cases import CASES, Case, Object
+from tests.toolchain import Missing, absent, built
 
 SPECS = Path(__file__).parents[2] / "specs" / "crds"
 NAMES = sorted(crds.definitions())
@@ -192,21 +191,13 @@ def _closed(schema: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def api_server() -> Path:
-    """k8s.io/apiextensions-apiserver's validation, defaulting and CEL, built once into the cache folder."""
-    if shutil.which("go") is None:
-        message = "needs Go (https://go.dev/dl) to build the API server's validation of custom resources"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibrix-compile"
-    folder = Path(os.environ.get("AIBRIX_CACHE") or cache) / "crd-validation-0.35.0"
-    binary = folder / "validate"
-    if not binary.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(__file__).parent / "validate.go", folder / "main.go")
-        (folder / "go.mod").write_text("module validate\n\ngo 1.25\n\nrequire k8s.io/apiextensions-apiserver v0.35.0\n")
-        for command in (["go", "mod", "tidy"], ["go", "build", "-mod=mod", "-o", str(binary), "."]):
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-    return binary
+    """k8s.io/apiextensions-apiserver's validation, defaulting and CEL."""
+    module = "module validate\n\ngo 1.25\n\nrequire k8s.io/apiextensions-apiserver v0.35.0\n"
+    sources = {"main.go": (Path(__file__).parent / "validate.go").read_text("utf-8")}
+    try:
+        return built("crd-validation-0.35.0", {"validate": "."}, module=module, sources=sources)["validate"]
+    except Missing as missing:
+        absent(str(missing))
 
 
 @pytest.mark.parametrize("name", NAMES)
