@@ -24,7 +24,7 @@ test: $(READY)   ## all tests but those of test-full
 
 test-full: $(READY) ## everything: also Argo CD, and the cluster's tests on the oldest Kubernetes
 	$(BIN)/python -m pytest
-	AIBRIX_KUBERNETES=1.34 $(BIN)/python -m pytest $(addprefix tests/cluster/test_,acceptance.py kinds.py node.py serving.py)
+	AIBRIX_KUBERNETES=1.34 $(BIN)/python -m pytest $(addprefix tests/cluster/test_,acceptance.py groups.py kinds.py node.py serving.py)
 
 lint: $(READY)   ## ruff, mypy --strict
 	$(BIN)/ruff check .
@@ -47,7 +47,7 @@ e2e-argocd: $(READY) ## an example through a real Argo CD
 
 e2e-kind: $(READY) ## the cluster's tests on kind; needs docker
 	AIBRIX_CLUSTER=kind $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/test_kind.py \
-	  --ignore=tests/cluster/test_kind_nodes.py --ignore=tests/cluster/test_lifetime.py
+	  --ignore=tests/cluster/test_kind_nodes.py --ignore=tests/cluster/test_lifetime.py --ignore=tests/cluster/test_groups.py
 
 clean:           ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

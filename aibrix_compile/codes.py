@@ -87,6 +87,7 @@ TITLES = {
     "AC505": "spot nodes of an unknown provider",
     "AC506": "an object refers to something that does not exist",
     "AC507": "a foreign API that the environment does not declare",
+    "AC508": "a group of pods that may never be unavailable",
 }
 
 

@@ -19,6 +19,9 @@ from aibrix_compile.diagnostics import Path
 from aibrix_compile.plan import PoolPlan, Prefetch, ServicePlan, Variable, Volume
 
 USER = 1000
+WORKER_GRACE = 30
+"""Seconds. A worker is told to stop when its leader has gone and has nothing to drain; and while it starts it is deaf - PID 1
+without a handler loses SIGTERM - so that a longer grace only delays the group that comes after it."""
 _PROBE_PERIOD = 10
 
 
@@ -37,7 +40,7 @@ def _pod(service: ServicePlan, pool: PoolPlan, role: str) -> Object:
         "serviceAccountName": pool.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service called vllm would set VLLM_PORT
-        "terminationGracePeriodSeconds": pool.grace_seconds,
+        "terminationGracePeriodSeconds": pool.grace_seconds if role == SERVE else WORKER_GRACE,
         "securityContext": pod_security(),
     }
     if pool.priority_class:

@@ -186,8 +186,12 @@ def _rollout(draft: Draft, pool: PoolDraft, used: int) -> Iterator[Finding]:
         )
     if surge is None:
         surge = 1 if proven or unavailable in (0, "0%") else 0
+    if pool.nodes > 1 and unavailable in (0, "0%"):
+        message = f"pool {pool.name} has {pool.nodes} nodes a replica, and a LeaderWorkerSet with maxUnavailable 0 never starts"
+        hint = "write maxUnavailable: 1; its leaders are a StatefulSet, which Kubernetes refuses with 0 since 1.35"
+        yield Finding(draft, Problem("AC508", ("spec", "rollout", "maxUnavailable"), message, hint, fix="1"))
     if unavailable is None:
-        unavailable = 0 if surge not in (0, "0%") else 1
+        unavailable = 0 if surge not in (0, "0%") and pool.nodes == 1 else 1
     pool.rollout = Rollout(unavailable, surge)
     if wanted.maxSurge is None or wanted.maxUnavailable is None:
         reason = "the quota is unknown" if room is None else f"the quota leaves {room} {pool.spec.accelerator} GPUs"

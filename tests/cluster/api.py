@@ -6,7 +6,7 @@ Kinds are found by discovery, so custom resources work like built-in ones.
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Api:
         inside = f"/namespaces/{namespace or 'default'}" if namespaced and namespace != ALL else ""
         return f"{_root(version)}{inside}/{plural}"
 
-    def namespaced_kinds(self) -> "list[tuple[str, str]]":
+    def namespaced_kinds(self) -> Sequence[tuple[str, str]]:
         """(group/version, kind) of everything that can be listed in a namespace."""
         groups = self._do("GET", "/apis")["groups"]
         versions = ["v1", *(group["preferredVersion"]["groupVersion"] for group in groups)]

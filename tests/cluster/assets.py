@@ -19,6 +19,7 @@ VERSIONS = {"1.37": "v1.37.2", "1.34": "v1.34.4"}
 """Kubernetes minors that emitted objects are proven on, and the release that stands for each. The first is the default."""
 DEFAULT = next(iter(VERSIONS))
 ETCD = "v3.7.3"
+LWS = "v0.7.0"
 KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl")
 HOST = {  # program -> Debian's package
     "bwrap": "bubblewrap",
@@ -31,7 +32,7 @@ HOST = {  # program -> Debian's package
 FOREIGN = {  # custom resources of others that emitted objects use: module, version, files
     "leaderworkerset": (
         "sigs.k8s.io/lws",
-        "v0.7.0",
+        LWS,
         ("config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml",),
     ),
     "prometheus-operator": (
@@ -79,6 +80,13 @@ def foreign(name: str) -> list[Path]:
     return [folder / file for file in files]
 
 
+def leader_worker_set() -> Path:
+    """The folder of LeaderWorkerSet's source, with its manifests; its controller is built besides, and images.py finds it."""
+    module = f"module lws\n\ngo 1.24\n\nrequire sigs.k8s.io/lws {LWS}\n"
+    built(f"lws-{LWS}", {"manager": "sigs.k8s.io/lws/cmd"}, module=module)
+    return downloaded("sigs.k8s.io/lws", LWS)
+
+
 def _module(version: str) -> str:
     """A module that builds Kubernetes: its own `replace`d parts (k8s.io/api and its siblings) are released under
     v0.x of the same number, and replacements of a dependency do not count, so they must be ours."""
@@ -105,6 +113,7 @@ if __name__ == "__main__":
         for wanted in sys.argv[1:] or [DEFAULT]:
             for name, path in sorted(control_plane(wanted).items()):
                 say(f"{wanted} {name:26} {path}")
+        leader_worker_set()
         for name in FOREIGN:
             say(f"{name:31} {len(foreign(name))} definitions")
     except (Missing, KeyError) as error:

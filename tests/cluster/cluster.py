@@ -37,7 +37,7 @@ NODES = (
     Spec("plain-b", "10.244.0.19", zone="b"),
     *(Spec(f"l4-{zone}", f"10.244.0.{20 + index}", 48, zone, L4) for index, zone in enumerate("abc")),
     Spec("a100-a", "10.244.0.30", 8, "a", A100),
-    *(Spec(f"h100-{zone}", f"10.244.0.{40 + index}", 24, zone, H100) for index, zone in enumerate("ab")),
+    *(Spec(f"h100-{zone}", f"10.244.0.{40 + index}", 8, zone, H100) for index, zone in enumerate("abcd")),
     Spec("h100-spot", "10.244.0.50", 8, "c", H100 | SPOT, taints=(("karpenter.sh/capacity-type", "spot"),)),
     Spec("h200-a", "10.244.0.60", 8, "a", H200),
 )

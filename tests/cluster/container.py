@@ -98,15 +98,15 @@ async def start(spec: Object, setting: Setting, log: Path) -> Process:
     image = images.find(spec["image"])
     if image is None:
         raise NotYet(f'ErrImagePull: no image "{spec["image"]}" here')
-    user, group = _identity(setting.pod, spec)
+    user, group = _identity(setting.pod, spec, image)
     env = {**image.env, "HOSTNAME": setting.pod["metadata"]["name"], **_API, **setting.env}
     command = [expand(word, env) for word in spec.get("command", ())] or list(image.command)
     argv = command + [expand(word, env) for word in spec.get("args", ())]
     if not argv:
         raise NotYet("no command specified")
     reading, writing = os.pipe()
-    words = [f"--uid={user}".replace("=", " ").split(), ["--gid", str(group)], ["--info-fd", str(writing)]]
-    bwrap = [*_ISOLATED, *(word for part in words for word in part), *_files(spec, setting, image)]
+    who = ("--uid", str(user), "--gid", str(group), "--info-fd", str(writing))
+    bwrap = [*_ISOLATED, *who, *_files(spec, setting, image)]
     bwrap += [word for name, value in env.items() for word in ("--setenv", name, value)]
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -141,9 +141,9 @@ _ISOLATED = (
 _API = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
-def _identity(pod: Object, spec: Object) -> tuple[int, int]:
+def _identity(pod: Object, spec: Object, image: images.Image) -> tuple[int, int]:
     both = {**pod["spec"].get("securityContext", {}), **spec.get("securityContext", {})}
-    user = both.get("runAsUser", 0)
+    user = both.get("runAsUser", image.user)
     if both.get("runAsNonRoot") and user == 0:
         raise NotYet("CreateContainerConfigError: container has runAsNonRoot and image will run as root")
     return user, both.get("runAsGroup", 0)
@@ -153,6 +153,8 @@ def _files(spec: Object, setting: Setting, image: images.Image) -> list[str]:
     words = [*images.system(), "--perms", "1777", "--tmpfs", "/tmp", "--dir", "/var/tmp", "--dir", "/run"]
     for path in image.paths:
         words += ["--ro-bind", str(path), str(path)]
+    for name, path in image.files.items():
+        words += ["--ro-bind", str(path), name]
     for name in ("hosts", "resolv.conf", "hostname", "passwd", "group"):
         words += ["--ro-bind", str(setting.etc / name), f"/etc/{name}"]
     for mount in sorted(spec.get("volumeMounts", ()), key=lambda one: str(one["mountPath"])):
@@ -164,8 +166,4 @@ def _files(spec: Object, setting: Setting, image: images.Image) -> list[str]:
         words += ["--ro-bind" if mount.get("readOnly") else "--bind", str(path), mount["mountPath"]]
     if spec.get("securityContext", {}).get("readOnlyRootFilesystem"):
         words += ["--remount-ro", "/"]
-    if "workingDir" in spec:
-        words += ["--chdir", spec["workingDir"]]
-    else:
-        words += ["--chdir", "/"]
-    return words
+    return [*words, "--chdir", spec.get("workingDir", "/")]

@@ -5,6 +5,7 @@ namespaces that carry the label `LABEL`.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import httpx
 
@@ -61,7 +62,8 @@ class HollowPod:
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
         await self._until(lambda: self._api.request("DELETE", path, json=body))
 
-    async def _until(self, act):  # type: ignore[no-untyped-def]
+    async def _until(self, act: Callable[[], Awaitable[httpx.Response]]) -> None:
+        """Again while the API server is away."""
         while True:
             try:
                 if (await act()).status_code < 500:

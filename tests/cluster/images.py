@@ -6,21 +6,28 @@ Nothing is pulled. An image that the table does not know stays in ImagePullBackO
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.cluster import assets
+from tests.toolchain import cache
+
 ROOT = Path(__file__).parents[2]
+LWS = cache() / f"lws-{assets.LWS}" / "bin" / "manager"  # built by the test that wants it
 MOCK = ROOT / "runtime_images" / "mock"
 _PYTHON = tuple(dict.fromkeys(Path(path) for path in (sys.prefix, sys.base_prefix)))
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`env` as in an image's own configuration (the pod's wins), `paths` that its processes see, read-only."""
+    """`env`, `command` and `user` as in an image's own configuration (the pod's wins); `paths` that its processes see,
+    read-only, where they are here, and `files` where the image has them."""
 
     env: Mapping[str, str]
     paths: tuple[Path, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    user: int = 0
 
 
 def _python(*modules: Path, **env: str) -> Image:
@@ -34,6 +41,7 @@ TABLE: dict[str, Image] = {
     r"(.*/)?vllm/vllm-openai[:@].*": _python(MOCK, MOCK / "vllm_shim", AIBRIX_MOCK_FAULTS="1"),
     r"(.*/)?aibrix-mock[:@].*": _python(MOCK, AIBRIX_MOCK_FAULTS="1"),
     r"(.*/)?python[:@].*": _python(),
+    r"(.*/)?lws/lws[:@].*": Image({"PATH": "/usr/bin:/bin"}, files={"/manager": LWS}, user=65532),
     r"(.*/)?busybox[:@].*": Image({"PATH": "/usr/bin:/bin"}, command=("sleep", "infinity")),
 }
 

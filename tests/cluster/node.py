@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,7 +145,7 @@ class Nodes:
         with contextlib.suppress(httpx.HTTPError):
             await self._api.post(path, json=body)
 
-    def _later(self, work) -> None:  # type: ignore[no-untyped-def]
+    def _later(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._once.add(task)
         task.add_done_callback(self._once.discard)

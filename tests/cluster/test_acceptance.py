@@ -49,13 +49,13 @@ def _exists(api: Api, value: Object) -> bool:
 
 
 @contextmanager
-def _provided(api: Api, values: list[Object]) -> Iterator[list[str]]:
-    """What a cluster has before us: namespaces, classes and claims that objects name and nobody emits. Pods run hollow.
+def provided(api: Api, values: list[Object], hollow: bool = True) -> Iterator[list[str]]:
+    """What a cluster has before us: namespaces, classes and claims that objects name and nobody emits.
     Yields what lies in namespaces of it, as `leftovers` spells it."""
     spaces = sorted(namespaces(values))
     before: list[Object] = [_named("v1", "Namespace", name) for name in spaces]
     for value in before:
-        value["metadata"]["labels"] = {LABEL: "true"}
+        value["metadata"]["labels"] = {LABEL: "true"} if hollow else {}
     templates = [one["spec"]["template"] for one in values if one["kind"] == "Deployment"]
     for name in {found for one in templates if (found := one["spec"].get("priorityClassName"))}:
         before.append({**_named("scheduling.k8s.io/v1", "PriorityClass", name), "value": 1000})
@@ -109,7 +109,7 @@ def test_example(example: str, environment: str, api: Api, tmp_path: Path) -> No
     platform = _platform(project, tmp_path, environment)
     services = compiled(project, tmp_path / "services", "-e", environment)
     everything = [*platform, *services]
-    with _provided(api, everything) as theirs:
+    with provided(api, everything) as theirs:
         sync(api, platform)
         api.forget()
         sync(api, services)
@@ -171,7 +171,7 @@ def test_waves_stand_on_earlier_ones_and_kinds_go_with_all_of_their_objects(api:
     services = compiled(project, tmp_path / "services")
     platform = _platform(project, tmp_path, "prod")
     assert {wave(one) for one in services} == {-1, 0}
-    with _provided(api, [*platform, *services]):
+    with provided(api, [*platform, *services]):
         sync(api, platform)
         sync(api, [one for one in services if wave(one) < 0])
         (job,) = (one for one in services if one["kind"] == "Job")

@@ -44,6 +44,7 @@ class Unit:
         self.process: Process | None = None
         self._back_off = _BACK_OFF[0]
         self._ending = False
+        self._starting = asyncio.Lock()
 
     @property
     def log(self) -> Path:
@@ -87,7 +88,10 @@ class Unit:
         """One process from start to end: its exit code; None when told to stop before it could start."""
         while True:
             try:
-                self.process = await container.start(self.spec, self._setting(self.spec), self.log)
+                async with self._starting:  # `stop` must not come between the decision to start and the process
+                    if self._ending:
+                        return None
+                    self.process = await container.start(self.spec, self._setting(self.spec), self.log)
                 break
             except NotYet as error:
                 reason, colon, _ = str(error).partition(": ")
@@ -97,8 +101,6 @@ class Unit:
                 )
                 self._event("Warning", "Failed", str(error))
                 await asyncio.sleep(1)
-                if self._ending:
-                    return None
         began = now()
         self._to({"running": {"startedAt": began}})
         watching = asyncio.create_task(self._watch(self.process))
@@ -147,6 +149,8 @@ class Unit:
     async def stop(self, grace: float) -> None:
         """preStop hook, SIGTERM, and SIGKILL when `grace` seconds are over; the hook's time counts."""
         self._ending = True
+        async with self._starting:
+            pass
         if self.process is not None and self.process.outer.returncode is None:
             await self._kill(self.process, grace)
 

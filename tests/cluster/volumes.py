@@ -41,7 +41,7 @@ class Volumes:
                 await self._folder(pod, volume)
 
     async def _folder(self, pod: Object, volume: Object) -> Path:
-        name, namespace = volume["name"], pod["metadata"]["namespace"]
+        name, namespace = str(volume["name"]), str(pod["metadata"]["namespace"])
         folder = self._root / name
         if "persistentVolumeClaim" in volume:
             return self._claimed(namespace, volume["persistentVolumeClaim"]["claimName"])
@@ -63,7 +63,7 @@ class Volumes:
         found = self._claims.objects.get((namespace, claim))
         if found is None or found["status"].get("phase") != "Bound":
             raise NotYet(f'persistentvolumeclaim "{claim}" is not bound')
-        folder = self._store / found["spec"]["volumeName"]
+        folder = self._store / str(found["spec"]["volumeName"])
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
