@@ -106,7 +106,7 @@ class ControlPlane:
                 "--use-service-account-credentials=false",
                 "--leader-elect=false",
                 "--node-monitor-period=1s",
-                "--node-monitor-grace-period=8s",  # 50 s: until a silent node counts as lost
+                "--node-monitor-grace-period=20s",  # 50 s: until a silent node counts as lost; the API server may be away for less
                 "--secure-port=0",
             ],
             "kube-scheduler": [config, "--leader-elect=false", "--secure-port=0"],

@@ -42,9 +42,12 @@ class Pod:
         self._dirty, self._deleted = asyncio.Event(), asyncio.Event()
         self._started_at, self._initialized, self._message = now(), False, ""
         self._sent: Object = {}
+        self._overruled = False
 
     def update(self, value: Object) -> None:
         self.value = value
+        if _verdicts(value["status"]) != _verdicts(self._sent):
+            self._overruled = True  # a controller that took the node for lost has written into our status: say it again
         if "deletionTimestamp" in value["metadata"]:
             self._deleted.set()
         self._dirty.set()
@@ -190,7 +193,7 @@ class Pod:
 
     async def _send(self) -> bool:
         status = self._status()
-        if status == self._sent:
+        if status == self._sent and not self._overruled:
             return True
         try:
             answer = await self._api.patch(
@@ -201,7 +204,7 @@ class Pod:
         except httpx.HTTPError:
             return False
         if answer.is_success:
-            self._sent = status
+            self._sent, self._overruled = status, False
         return answer.status_code < 500
 
     def _status(self) -> Object:
@@ -257,3 +260,9 @@ class Pod:
         if all(ends):
             return "Failed" if any(end["exitCode"] for end in ends if end) else "Succeeded"
         return "Running"
+
+
+def _verdicts(status: Object) -> dict[str, str]:
+    """What a status says of the conditions that a node decides about."""
+    ours = ("Initialized", "ContainersReady", "Ready")
+    return {one["type"]: one["status"] for one in status.get("conditions", ()) if one["type"] in ours}

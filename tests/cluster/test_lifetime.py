@@ -55,7 +55,7 @@ def _processes(folder: str) -> list[str]:
 def test_nothing_is_left_behind(how: signal.Signals) -> None:
     one, folder = _started()
     one.send_signal(how)
-    one.wait(30)
+    one.wait(60)
     wait("every process is gone", lambda: not _processes(folder), 15)
     if how == signal.SIGINT:
         assert not Path(folder).exists()
@@ -66,5 +66,5 @@ def test_it_starts_as_an_ordinary_user() -> None:
     bare = ["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
     one, folder = _started(*([*bare, "--die-with-parent", "--"] if os.geteuid() == 0 else []))
     one.send_signal(signal.SIGTERM)
-    one.wait(30)
+    one.wait(60)
     wait("every process is gone", lambda: not _processes(folder), 15)

@@ -194,7 +194,7 @@ def test_a_lost_node_costs_requests_until_it_is_noticed(chat: Chat) -> None:
         time.sleep(3)
         lost = time.monotonic()
         with chat.cluster.lost_node(node):
-            wait("it is noticed", lambda: victim not in ready(chat.pods()), 30)
+            wait("it is noticed", lambda: victim not in ready(chat.pods()), 60)
             noticed = time.monotonic()
             wait("a replacement", lambda: len(ready(chat.pods())) == 2, 60)
             time.sleep(5)
@@ -202,7 +202,7 @@ def test_a_lost_node_costs_requests_until_it_is_noticed(chat: Chat) -> None:
     answers.tell(f"node lost, noticed after {noticed - lost:.1f} s")
     bad = [row for row in answers.rows if row["error"]]
     assert bad, "a node was lost and nobody was told"
-    assert not [row for row in bad if row["at"] > noticed + 3], "requests went to a lost node after the cluster knew"
+    assert not [row for row in bad if row["at"] > noticed + 6], "requests went to a lost node after the cluster knew"
     assert other in ready(chat.pods())
 
 

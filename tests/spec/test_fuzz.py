@@ -27,7 +27,7 @@ TREES = {
     for cls, name in ((ModelService, "complete.yaml"), (Project, "project.yaml"))
 }
 TEXTS = [(HERE / name).read_bytes() for name in ("complete.yaml", "project.yaml", "thirty.yaml")]
-SECONDS = 2.0
+SECONDS = 10.0
 
 relaxed = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -173,7 +173,7 @@ def test_billion_laughs() -> None:
     assert found.code == "AC004"
     assert found.span.line == 6
     assert "aliases" in found.message
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5
 
 
 def test_size() -> None:
