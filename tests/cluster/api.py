@@ -131,7 +131,7 @@ def _root(version: str) -> str:
     return f"/apis/{version}" if "/" in version else f"/api/{version}"
 
 
-def wait(what: str, until: Callable[[], Any], seconds: float = 60) -> Any:
+def wait(what: str, until: Callable[[], Any], seconds: float = 120) -> Any:
     """The first true value of `until`; the last false one is in the message of the TimeoutError."""
     deadline = time.monotonic() + seconds
     while True:

@@ -38,7 +38,7 @@ def api(cluster: Cluster) -> Iterator[Api]:
         if value["kind"] == "Deployment":
             value["spec"]["replicas"] = 1
     sync(cluster.api, values)
-    wait("the controller", lambda: ready(cluster.api.list("Pod", "lws-system")), 60)
+    wait("the controller", lambda: ready(cluster.api.list("Pod", "lws-system")))
     yield cluster.api
     for value in reversed(values):
         if value["kind"] != "CustomResourceDefinition":
@@ -59,7 +59,7 @@ def objects(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list
 def test_the_group_comes_together_and_answers(api: Api, cluster: Cluster, objects: list[Object]) -> None:
     (group,) = (one for one in objects if one["kind"] == "LeaderWorkerSet")
     replicas, size = group["spec"]["replicas"], group["spec"]["leaderWorkerTemplate"]["size"]
-    wait("every leader is ready", lambda: len(ready(api.list("Pod", "research", LEADERS))) == replicas, 90)
+    wait("every leader is ready", lambda: len(ready(api.list("Pod", "research", LEADERS))) == replicas)
     pods = api.list("Pod", "research", POOL)
     assert len({pod["spec"]["nodeName"] for pod in pods}) == len(pods) == size * replicas, "a pod takes a whole node"
     assert drift(api, objects) == []
@@ -75,7 +75,7 @@ def test_a_group_ends_and_comes_back_as_a_whole(api: Api, cluster: Cluster, obje
         new = {pod["metadata"]["name"] for pod in pods if pod["metadata"]["uid"] not in before}
         return new if len(ready(pods)) == len(before) else set()
 
-    assert wait("another group", replaced, 120) == {"deepseek-h100-0", "deepseek-h100-0-1"}
+    assert wait("another group", replaced, 180) == {"deepseek-h100-0", "deepseek-h100-0-1"}
     assert _answer(api, cluster)["usage"]["completion_tokens"] == 4
 
 

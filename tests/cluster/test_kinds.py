@@ -30,7 +30,7 @@ def api(cluster: Cluster) -> Iterator[Api]:
 
 
 def _established(api: Api, definition: Object) -> bool:
-    conditions = api.read_back(definition)["status"].get("conditions", ())
+    conditions = api.read_back(definition)["status"].get("conditions") or ()  # null until somebody has looked at it
     assert not [one for one in conditions if one["type"] == "NonStructuralSchema"], conditions
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 

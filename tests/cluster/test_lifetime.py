@@ -14,8 +14,9 @@ from tests.cluster.cluster import ROOT
 from tests.toolchain import Missing, absent
 
 STARTS = """
-import sys, time
+import signal, time
 from tests.cluster.cluster import Cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
 with Cluster.start() as cluster:
     print(cluster.folder, flush=True)
     time.sleep(600)
@@ -32,7 +33,10 @@ def programs() -> None:
 
 def _started(*before: str) -> tuple[subprocess.Popen[str], str]:
     """A process that has a cluster, and the cluster's folder, which stands in the command line of all of its parts."""
-    one = subprocess.Popen([*before, sys.executable, "-c", STARTS], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    env = {name: value for name, value in os.environ.items() if name != "AIBRIX_KEEP_LOGS"}
+    one = subprocess.Popen(
+        [*before, sys.executable, "-c", STARTS], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+    )
     assert one.stdout is not None
     folder = one.stdout.readline().strip()
     assert folder and len(_processes(folder)) >= 6

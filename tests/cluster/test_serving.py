@@ -57,7 +57,7 @@ class Chat:
     def pods(self) -> list[Object]:
         return self.api.list("Pod", "default", "serving.aibrix.ai/service=chat")
 
-    def settled(self, replicas: int, seconds: float = 60) -> list[str]:
+    def settled(self, replicas: int, seconds: float = 120) -> list[str]:
         """Names of the ready pods once there are exactly so many, all of the current revision, and none on its way out."""
 
         def look() -> list[str]:
@@ -68,6 +68,27 @@ class Chat:
 
         found: list[str] = wait(f"{replicas} replicas", look, seconds)
         return found
+
+    def told(self) -> float:
+        """When every node had time to learn which pods are ready, a few seconds ago: requests from then on must be good."""
+        slices, ours = (
+            "kubernetes.io/service-name=chat",
+            {pod["status"]["podIP"] for pod in self.pods() if ready([pod])},
+        )
+
+        def look() -> bool:
+            ends = [
+                end
+                for one in self.api.list("EndpointSlice", "default", slices, "discovery.k8s.io/v1")
+                for end in one["endpoints"] or ()
+            ]
+            return {end["addresses"][0] for end in ends if end["conditions"]["ready"]} == ours
+
+        wait("endpoints are the ready pods", look)
+        time.sleep(5)  # kube-proxy's own pace is one update a second
+        since = time.monotonic()
+        time.sleep(4)
+        return since
 
     def address(self) -> str:
         return f"http://{self.api.get('Service', 'chat', 'default')['spec']['clusterIP']}"
@@ -177,14 +198,14 @@ def test_a_killed_pod_costs_what_it_held_and_nothing_else(chat: Chat) -> None:
     victim = chat.settled(2)[0]
     with chat.load(50, 160) as answers:
         time.sleep(4)
-        killed = time.monotonic()
         chat.cluster.kill("default", victim)
-        time.sleep(8)
+        wait("it is noticed", lambda: victim not in ready(chat.pods()))
         chat.settled(2)
+        recovered = chat.told()
     answers.tell("pod killed")
-    assert sum(answers.failed().values()) > 0, "nobody was told that an engine died"
-    late = [row for row in answers.rows if row["error"] and row["at"] > killed + 8]
-    assert late == [], "requests failed long after the engine's death was known"
+    bad = [row for row in answers.rows if row["error"]]
+    assert bad, "nobody was told that an engine died"
+    assert not [row for row in bad if row["at"] > recovered], "requests failed long after the engine's death was known"
 
 
 def test_a_lost_node_costs_requests_until_it_is_noticed(chat: Chat) -> None:
@@ -194,15 +215,15 @@ def test_a_lost_node_costs_requests_until_it_is_noticed(chat: Chat) -> None:
         time.sleep(3)
         lost = time.monotonic()
         with chat.cluster.lost_node(node):
-            wait("it is noticed", lambda: victim not in ready(chat.pods()), 60)
+            wait("it is noticed", lambda: victim not in ready(chat.pods()))
             noticed = time.monotonic()
-            wait("a replacement", lambda: len(ready(chat.pods())) == 2, 60)
-            time.sleep(5)
+            wait("a replacement", lambda: len(ready(chat.pods())) == 2)
+            recovered = chat.told()
     chat.settled(2)
     answers.tell(f"node lost, noticed after {noticed - lost:.1f} s")
     bad = [row for row in answers.rows if row["error"]]
     assert bad, "a node was lost and nobody was told"
-    assert not [row for row in bad if row["at"] > noticed + 6], "requests went to a lost node after the cluster knew"
+    assert not [row for row in bad if row["at"] > recovered], "requests went to a lost node after the cluster knew"
     assert other in ready(chat.pods())
 
 
