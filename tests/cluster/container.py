@@ -151,8 +151,8 @@ def _identity(pod: Object, spec: Object, image: images.Image) -> tuple[int, int]
 
 def _files(spec: Object, setting: Setting, image: images.Image) -> list[str]:
     words = [*images.system(), "--perms", "1777", "--tmpfs", "/tmp", "--dir", "/var/tmp", "--dir", "/run"]
-    for path in image.paths:
-        words += ["--ro-bind", str(path), str(path)]
+    programs = [word for path in image.paths for word in ("--ro-bind", str(path), str(path))]
+    words += programs
     for name, path in image.files.items():
         words += ["--ro-bind", str(path), name]
     for name in ("hosts", "resolv.conf", "hostname", "passwd", "group"):
@@ -164,6 +164,8 @@ def _files(spec: Object, setting: Setting, image: images.Image) -> list[str]:
             if not path.exists():
                 path.mkdir(parents=True)
         words += ["--ro-bind" if mount.get("readOnly") else "--bind", str(path), mount["mountPath"]]
+        if any(one.is_relative_to(mount["mountPath"]) for one in image.paths):
+            words += programs  # a checkout below /tmp: its volume would hide them
     if spec.get("securityContext", {}).get("readOnlyRootFilesystem"):
         words += ["--remount-ro", "/"]
     return [*words, "--chdir", spec.get("workingDir", "/")]
