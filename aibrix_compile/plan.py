@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aibrix_compile.diagnostics import Path
+from aibrix_compile.policy.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,16 @@ class Sizing:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast one replica is, and the limits of its batch: what it is routed, scaled and simulated by."""
+
+    profile: Profile
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    prefix_caching: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     max_unavailable: int | str
     max_surge: int | str
@@ -106,6 +117,25 @@ class Bounds:
 
     low: int
     high: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPlan:
+    """How a replica is chosen. `parameters` are the strategy's own; `hold_seconds` 0: nothing waits for a replica."""
+
+    strategy: str
+    parameters: Mapping[str, Any]
+    fallback: str
+    hold_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPlan:
+    """The load that the owner expects: mean tokens of prompts and answers, requests a second at peak hours."""
+
+    input_tokens: int
+    output_tokens: int
+    requests_per_second: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +237,7 @@ class PoolPlan:
     disruption_budget: bool
     template: Mapping[str, Any]
     sizing: Sizing
+    speed: Speed
     cost_per_hour: str
 
     @property
@@ -240,6 +271,8 @@ class ServicePlan:
     storage: Storage | None
     objectives: tuple[Objective, ...]
     scaling: ScalingPlan | None
+    routing: RoutingPlan
+    workload: WorkloadPlan | None
     adapters: AdaptersPlan | None
     monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]

@@ -22,11 +22,12 @@ from aibrix_compile.passes import (
     routing,
     scaling,
     sizing,
+    speed,
     targets,
     weights,
 )
 from aibrix_compile.passes.draft import Draft, PoolDraft, Site
-from aibrix_compile.plan import Decision, PoolPlan, Rollout, ServicePlan
+from aibrix_compile.plan import Decision, PoolPlan, Rollout, ServicePlan, WorkloadPlan
 from aibrix_compile.spec.decode import sound
 from aibrix_compile.spec.modelservice import ModelService
 
@@ -83,6 +84,7 @@ PASSES = (
         pool_needs=("accelerator", "parallelism"),
         after=("shape", "engine", "accelerator"),
     ),
+    Pass(each_pool=speed.speed, after=("shape", "sizing")),
     Pass(each_pool=engine.command_line, needs=("model", "engine"), after=("shape", "engine")),
     Pass(each_pool=pod.variables, needs=("model", "engine")),
     Pass(pod.storage, needs=("model", "engine"), after=("shape",)),
@@ -161,6 +163,8 @@ def finish(work: Draft) -> ServicePlan:
         storage=work.storage,
         objectives=work.objectives,
         scaling=work.scaling,
+        routing=routing.plan(work),
+        workload=_workload(work),
         adapters=work.adapters,
         monitoring=work.monitoring,
         pools=tuple(_pool(work, pool) for pool in work.pools),
@@ -168,9 +172,14 @@ def finish(work: Draft) -> ServicePlan:
     )
 
 
+def _workload(work: Draft) -> WorkloadPlan | None:
+    wanted = work.spec.workload
+    return WorkloadPlan(wanted.inputTokens, wanted.outputTokens, wanted.requestsPerSecond) if wanted else None
+
+
 def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
     card, sized = pool.accelerator, pool.sizing
-    assert card is not None and sized is not None
+    assert card is not None and sized is not None and pool.speed is not None
     budget = (pool.bounds.high if pool.bounds else pool.spec.replicas.low) >= 2
     if not budget:
         work.decisions.append(
@@ -212,5 +221,6 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         disruption_budget=budget,
         template=pool.spec.template,
         sizing=sized,
+        speed=pool.speed,
         cost_per_hour=pool.cost_per_hour,
     )

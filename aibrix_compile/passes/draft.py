@@ -22,6 +22,7 @@ from aibrix_compile.plan import (
     Rollout,
     ScalingPlan,
     Sizing,
+    Speed,
     Storage,
     Variable,
     Volume,
@@ -65,6 +66,7 @@ class PoolDraft:
     arguments: tuple[Argument, ...] = ()  # engine, as the next
     worker_arguments: tuple[Argument, ...] = ()
     sizing: Sizing | None = None  # sizing
+    speed: Speed | None = None  # speed
     bounds: Bounds | None = None  # scaling
     rollout: Rollout | None = None  # replicas, in the fleet
     variables: tuple[Variable, ...] = ()  # pod, as all below

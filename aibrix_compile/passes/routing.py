@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes.draft import Draft
+from aibrix_compile.plan import RoutingPlan
 from aibrix_compile.spec.decode import sound
 from aibrix_compile.spec.modelservice import RoutingStrategy
 
@@ -61,6 +62,15 @@ def strategy(draft: Draft) -> Iterator[Problem]:
             yield Problem(
                 "AC223", _STRATEGY, "no strategy has a weight", "write {weighted: {prefix-cache: 2, least-request: 1}}"
             )
+
+
+def plan(draft: Draft) -> RoutingPlan:
+    """What the picker is told, and the simulator."""
+    routing = draft.spec.routing
+    given = routing.strategy.parameters
+    parameters = dict(given) if isinstance(given, dict) else {k: v for k, v in vars(given).items() if v is not None}
+    hold = routing.hold.maxWait / 1000 if routing.hold else 0.0
+    return RoutingPlan(routing.strategy.name, parameters, routing.fallback, hold)
 
 
 def policy(draft: Draft) -> Iterator[Problem]:

@@ -81,7 +81,7 @@ def memory(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     """The sum for one GPU of the pool, refused when it does not come out."""
     shape, card, engine = draft.shape, pool.accelerator, draft.engine
     assert shape is not None and card is not None and engine is not None
-    split = _split(draft, pool)
+    split = split_of(draft, pool)
     wanted = draft.spec.engine.maxModelLen or shape.max_model_len
     sizing = pool.sizing = size(
         shape, loaded(shape, draft.settings.get("quantization", "")), card.memory_mib * 2**20, split, wanted
@@ -107,7 +107,7 @@ def memory(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         )
 
 
-def _split(draft: Draft, pool: PoolDraft) -> Split:
+def split_of(draft: Draft, pool: PoolDraft) -> Split:
     """The settings that the sum depends on: the model owner's, else the engine's defaults."""
     assert draft.engine is not None and pool.accelerator is not None
     settings, adapters, parallel = draft.settings, draft.spec.adapters, pool.spec.parallelism

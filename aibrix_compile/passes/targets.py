@@ -11,7 +11,6 @@ from aibrix_compile.spec.base import Model
 
 _SERVICE = {  # path below spec -> what would act on it
     "access": "the gateway",
-    "workload": "the simulator",
 }
 
 
@@ -20,10 +19,10 @@ def unbuilt(draft: Draft) -> Iterator[Problem]:
     for dotted, what in _SERVICE.items():
         if (path := _set(draft.spec, dotted)) is not None:
             yield _refuse(path, what)
-    watched = draft.spec.monitoring.alerts or draft.spec.monitoring.dashboard
+    watched = draft.spec.monitoring.alerts or draft.spec.monitoring.dashboard or draft.spec.workload
     if draft.spec.slo is not None and not watched and (draft.scaling is None or draft.scaling.strategy == "hpa"):
-        message = "slo is valid, but nothing would act on it: neither alerts nor a dashboard nor a scaler is asked for"
-        hint = "set monitoring.alerts or a scaling strategy, or remove slo to build"
+        message = "slo is valid, but nothing would act on it: neither alerts nor a dashboard nor a scaler is asked for, nor a workload to simulate"
+        hint = "set monitoring.alerts or a scaling strategy or workload, or remove slo to build"
         yield Problem("AC501", ("spec", "slo"), message, hint, at_key=True)
     for name in draft.spec.routing.model_fields_set:
         yield _refuse(("spec", "routing", name), "the gateway")
