@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint golden bench cluster-assets e2e-argocd e2e-kind clean
+.PHONY: help demo test test-full lint golden bench bench-sim cluster-assets e2e-argocd e2e-kind clean
 
 help:            ## what there is
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ golden: $(READY) ## write specs/ and the expected trees of the examples anew
 bench: $(READY)  ## compile times beside Helm and cdk8s, in one run; the mock engine's own cost
 	$(BIN)/python -m tests.bench.run
 	$(BIN)/python -m tests.bench.mock
+
+bench-sim: $(READY) ## the simulator: speed, memory, routing and scaling side by side; TRACES=folder of public traces
+	$(BIN)/python -m tests.bench.simulation $(if $(TRACES),--traces $(TRACES))
 
 cluster-assets: $(READY) ## get Kubernetes, etcd and the kinds of others ahead of the tests
 	$(BIN)/python -m tests.cluster.assets $(MINORS)

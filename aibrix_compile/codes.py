@@ -1,6 +1,7 @@
 """Every diagnostic code and its title. A code is never reused for another meaning; its page is specs/errors/<code>.md.
 
 AC0xx parse, AC1xx schema, AC2xx meaning, AC3xx capacity, AC4xx policy of the project, AC5xx what the target can not do.
+AC6xx simulation.
 """
 
 from functools import cache
@@ -88,6 +89,17 @@ TITLES = {
     "AC506": "an object refers to something that does not exist",
     "AC507": "a foreign API that the environment does not declare",
     "AC508": "a group of pods that may never be unavailable",
+    "AC601": "a trace of no known format",
+    "AC602": "a trace file that can not be read to its end",
+    "AC603": "a line that is no request",
+    "AC604": "a value that no request has",
+    "AC605": "requests out of order",
+    "AC606": "a trace without requests",
+    "AC607": "a log of several models",
+    "AC608": "blocks that do not cover their prompt",
+    "AC611": "a service that can not be simulated",
+    "AC612": "a gate without anything to hold",
+    "AC613": "a profile that no engine has",
 }
 
 

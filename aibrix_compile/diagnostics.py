@@ -77,6 +77,9 @@ class CompileError(Exception):
         self.diagnostics = tuple(diagnostics)
         super().__init__("; ".join(f"{d.code}: {d.message}" for d in self.diagnostics))
 
+    def __reduce__(self) -> tuple[type[CompileError], tuple[tuple[Diagnostic, ...]]]:
+        return CompileError, (self.diagnostics,)  # between processes as what it was made of, not as its text
+
 
 class UsageError(Exception):
     """The call or the machine is at fault, not the spec: exit code 2, one line on stderr."""

@@ -357,6 +357,20 @@ def _overlays(workspace: Workspace, files: Sequence[Path], names: set[str | None
                 yield document
 
 
+def override(workspace: Workspace, text: str, name: str) -> None:
+    """One more overlay for every environment, from the command line; `name` stands for its file in messages."""
+    source = SourceFile(name, text)
+    workspace.sources[name] = text
+    try:
+        documents, findings = parse(source)
+    except CompileError as error:
+        workspace.diagnostics += error.diagnostics
+        return
+    workspace.diagnostics += findings
+    for environment in workspace.environments:
+        workspace.overlays[environment.name] = [*workspace.overlays.get(environment.name, ()), *documents]
+
+
 def _read_lock(workspace: Workspace, name: str, document: Document) -> Lock:
     path = (workspace.root / name).resolve()
     if not path.is_relative_to(workspace.root):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from aibrix_compile.diagnostics import Diagnostic, Severity, Span
+from aibrix_compile.diagnostics import Diagnostic, Severity, Span, UsageError
 
 FORMATS = ("pretty", "json", "github", "sarif")
 
@@ -62,8 +62,7 @@ def show(
         diagnostics = [_from_here(one, root) for one in diagnostics]
         sources = {seen(root, name): text for name, text in sources.items()}
     if arguments.format == "pretty":
-        width = max(40, shutil.get_terminal_size((120, 24)).columns)
-        stream.write(report.pretty(diagnostics, sources, color=colored(stream), width=width))
+        stream.write(report.pretty(diagnostics, sources, color=colored(stream), width=max(40, width())))
     elif arguments.format == "json":
         stream.write(report.as_json(diagnostics))
     elif arguments.format == "github":
@@ -77,7 +76,9 @@ def show(
 
 
 def seen(root: Path, name: str) -> str:
-    """A file's name from the current folder."""
+    """A file's name from the current folder; a setting of the command line has its option's name."""
+    if name.startswith("--"):
+        return name
     return os.path.relpath(root / name).replace(os.sep, "/")
 
 
@@ -93,6 +94,44 @@ def _from_here(diagnostic: Diagnostic, root: Path) -> Diagnostic:
 def exit_code(diagnostics: Sequence[Diagnostic], arguments: argparse.Namespace) -> int:
     worst = {d.severity for d in diagnostics}
     return int(Severity.ERROR in worst or (arguments.deny == "warnings" and Severity.WARNING in worst))
+
+
+def seconds(option: str, text: str) -> float:
+    """A time as specs spell it; UsageError."""
+    from aibrix_compile.spec.types import duration
+
+    try:
+        return duration(text) / 1000
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
+
+
+def share(option: str, text: str) -> float:
+    """A percentage as specs spell it; UsageError."""
+    from aibrix_compile.spec.types import percent
+
+    try:
+        return percent(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
+
+
+def refuse(diagnostics: Sequence[Diagnostic], path: Path | None = None) -> None:
+    """Errors on stderr, with the text of the files that `path` belongs to; warnings are for `check`."""
+    from aibrix_compile.loading import load
+
+    errors = [one for one in diagnostics if one.severity is Severity.ERROR]
+    sources: Mapping[str, str] = {}
+    root = Path.cwd()
+    if path is not None:
+        workspace = load([path], root)
+        sources, root = workspace.sources, workspace.root
+    show(errors, sources, root, argparse.Namespace(format="pretty"), sys.stderr)
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def colored(stream: TextIO) -> bool:

@@ -2,14 +2,18 @@
 
 import ast
 import re
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
+from aibrix_compile.cli import simulate
+from aibrix_compile.cli.main import parser
 from aibrix_compile.codes import TITLES, page
 from aibrix_compile.compiler import compile_workspace
-from aibrix_compile.diagnostics import Diagnostic, Severity
+from aibrix_compile.diagnostics import CompileError, Diagnostic, Severity
 from aibrix_compile.loading import load
+from aibrix_compile.simulate.formats import read
 
 PACKAGE = Path(__file__).parents[2] / "aibrix_compile"
 PAGES = Path(__file__).parents[2] / "specs" / "errors"
@@ -30,8 +34,30 @@ def _findings(code: str, section: str, folder: Path) -> list[Diagnostic]:
             _bytes(ast.parse(body, mode="eval").body) if language == "python" else body.encode()
         )
         names.append(name)
+    if "\nCommand: trace\n" in page(code):
+        return _walked(Path(names[0]), folder)
+    if asked := re.search(r"\nCommand: (simulate .*)\n", page(code)):
+        return _simulated(asked[1].split(), folder)
     paths = [] if "aibrix.yaml" in names else [Path("chat.yaml")]
     return compile_workspace(load(paths, folder), build="\nCommand: build\n" in page(code)).diagnostics
+
+
+def _walked(trace: Path, folder: Path) -> list[Diagnostic]:
+    try:
+        with chdir(folder):
+            assert list(read(trace))
+    except CompileError as error:
+        return list(error.diagnostics)
+    return []
+
+
+def _simulated(words: list[str], folder: Path) -> list[Diagnostic]:
+    try:
+        with chdir(folder):
+            simulate.asked(parser().parse_args(words))
+    except CompileError as error:
+        return list(error.diagnostics)
+    return []
 
 
 def _bytes(node: ast.expr) -> bytes:

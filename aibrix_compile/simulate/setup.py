@@ -1,0 +1,89 @@
+"""From a plan to what is simulated, and what of it a simulation can not honour: that is refused, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from aibrix_compile.diagnostics import Problem
+from aibrix_compile.plan import PoolPlan, ServicePlan
+from aibrix_compile.policy import routing
+from aibrix_compile.policy.profile import Profile, slower
+from aibrix_compile.simulate.engine import Limits
+from aibrix_compile.simulate.fleet import Pool, Setup
+
+
+def refused(service: ServicePlan) -> list[Problem]:
+    """Why a service can not be simulated."""
+    found = []
+    if service.routing.strategy not in routing.STRATEGIES:
+        message = f"routing by {service.routing.strategy} is your own code, which a simulation does not run"
+        hint = "simulate with --set routing.strategy=cost to see a strategy of ours"
+        found.append(Problem("AC611", ("spec", "routing", "strategy"), message, hint))
+    for pool in service.pools:
+        if pool.speed.profile.kv_tokens < 1:
+            message = f"pool {pool.name} has no room for a KV cache"
+            found.append(Problem("AC611", pool.path, message, "see explain for its memory"))
+    return found
+
+
+def setup(
+    service: ServicePlan,
+    block_tokens: int,
+    seed: int = 0,
+    profiles: Mapping[str, Profile] | None = None,
+    factor: float = 1.0,
+    warm_us: int = 0,
+) -> Setup:
+    """What is simulated: `block_tokens` of the trace, `profiles` by pool instead of the plan's, every engine's times
+    multiplied by `factor`."""
+    pools = tuple(
+        _pool(service, pool, (profiles or {}).get(pool.name, pool.speed.profile), factor) for pool in service.pools
+    )
+    chosen = service.routing
+    weights = (
+        {name: float(weight) for name, weight in chosen.parameters.items()} if chosen.strategy == "weighted" else {}
+    )
+    return Setup(
+        pools=pools,
+        routing=routing.Config(chosen.strategy, chosen.fallback, weights),
+        block_tokens=block_tokens,
+        hold_us=round(chosen.hold_seconds * 1e6),
+        warm_us=warm_us,
+        seed=seed,
+    )
+
+
+def price(pool: PoolPlan) -> float | None:
+    """Of one replica for an hour; None where nobody knows it."""
+    return float(pool.cost_per_replica_hour.split()[0]) if pool.cost_per_replica_hour else None
+
+
+def currency(service: ServicePlan) -> str:
+    """That of the prices; empty without any."""
+    found = {pool.cost_per_replica_hour.split()[-1] for pool in service.pools if pool.cost_per_replica_hour}
+    return min(found) if len(found) == 1 else ""
+
+
+def _pool(service: ServicePlan, pool: PoolPlan, profile: Profile, factor: float) -> Pool:
+    speed, adapters = pool.speed, service.adapters
+    limits = Limits(
+        max_num_seqs=speed.max_num_seqs,
+        max_num_batched_tokens=speed.max_num_batched_tokens,
+        prefix_caching=speed.prefix_caching,
+        max_loras=adapters.max_loaded if adapters else 1,
+        max_cpu_loras=adapters.max_cached if adapters else 1,
+    )
+    bounds = pool.bounds
+    return Pool(
+        name=pool.name,
+        profile=replace(slower(profile, factor), kv_tokens=speed.profile.kv_tokens),
+        limits=limits,
+        max_model_len=pool.sizing.max_model_len,
+        replicas=pool.replicas,
+        low=bounds.low if bounds else pool.replicas,
+        high=bounds.high if bounds else pool.replicas,
+        start_us=pool.startup_seconds * 1_000_000,
+        gpus=pool.gpus * pool.nodes,
+        cost_per_hour=price(pool),
+    )
