@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aibrix_compile"
-THIRD_PARTY = {"yaml": {"yamlio"}, "pydantic": {"spec"}, "pydantic_core": {"spec"}, "shtab": {"cli"}}
+THIRD_PARTY = {
+    "yaml": {"yamlio"},
+    "pydantic": {"spec"},
+    "pydantic_core": {"spec"},
+    "shtab": {"cli"},
+    "jinja2": {"simulate"},
+    "vl_convert": {"simulate"},
+}
 KERNEL = {"diagnostics", "artifact", "ownership", "catalog", "policy", "emit", "codes"}
 
 # room -> rooms it may import besides the kernel; None = anything
@@ -35,6 +42,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "passes": {"spec", "plan", "lock"},
     "backends": {"plan", "crds"},
     "handover": set(),
+    "simulate": {"plan"},
     "loading": {"spec", "yamlio", "overlay", "lock"},
     "compiler": {
         "fixes",
@@ -49,6 +57,9 @@ ALLOWED: dict[str, set[str] | None] = {
         "backends",
         "closure",
     },
+    "diff": {"compiler", "passes", "plan", "backends", "yamlio"},
+    "revisions": {"yamlio"},
+    "review": {"diff", "simulate"},
     "explain": {"compiler", "passes", "spec", "yamlio"},
     "cli": None,
     "__main__": None,

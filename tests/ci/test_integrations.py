@@ -66,9 +66,63 @@ def test_the_build_hook_stops_a_commit_with_stale_manifests(repository: Path) ->
     assert _hook(repository, "aibrix-build", "-o", "deploy").returncode == 0
 
 
+def _step(begins: str) -> str:
+    """The script of the action's step that has such a line."""
+    steps = yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"]
+    (found,) = [one["run"] for one in steps if begins in one.get("run", "")]
+    return str(found)
+
+
+# a mock of GitHub's own program, which needs its service: keeps one comment and writes down what it was asked
+GH = """#!/bin/sh
+echo "$@" >> "$FAKE/asked"
+case "$*" in
+  *--paginate*) [ -f "$FAKE/comment" ] && head -n 1 "$FAKE/comment" | grep -qF "$MARK" && echo 77; exit 0;;
+  *PATCH*issues/comments/77*|*POST*issues/5/comments*) for word in "$@"; do case "$word" in body=@*) cp "${word#body=@}" "$FAKE/comment";; esac; done;;
+  *) exit 9;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the action's script is for bash")
+def test_the_actions_comment_is_written_once_and_then_updated(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fake = tmp_path_factory.mktemp("fake")
+    write(fake, {"bin/gh": GH})
+    (fake / "bin/gh").chmod(0o755)
+    _git(repository, "add", "-A")
+    _git(repository, "commit", "-m", "x")
+    service = repository / "services/chat.yaml"
+    service.write_text(service.read_text().replace("replicas: 2", "replicas: 3"))
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        report = {"REPORT": str(fake / "report"), "GITHUB_STEP_SUMMARY": str(fake / "summary")}
+        asked = {"BASE": "HEAD", "TRACE": "", "GATE": "false", "COMMENT": "true", "PULL_REQUEST": "5", **more}
+        place = {"GITHUB_REPOSITORY": "acme/llm", "FAKE": str(fake), "PATH": f"{fake}/bin:{ENVIRONMENT['PATH']}"}
+        environment = {**ENVIRONMENT, **report, **asked, **place}
+        command = ["bash", "-e", "-o", "pipefail", "-c", _step("aibrix-compile report")]
+        return subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "`chat` changes in `prod`" in (fake / "comment").read_text()
+    assert "POST" in (fake / "asked").read_text() and "PATCH" not in (fake / "asked").read_text()
+    service.write_text(service.read_text().replace("replicas: 3", "replicas: 4"))
+    assert run().returncode == 0
+    assert (
+        "2 -> 4" in (fake / "comment").read_text()
+        and "PATCH repos/acme/llm/issues/comments/77" in (fake / "asked").read_text()
+    )
+    service.write_text(service.read_text().replace("nvidia-l4", "nvidia-l44"))
+    assert run().returncode == 1, "a mistake fails the step after it was said in the comment"
+    assert "AC206" in (fake / "comment").read_text()
+    assert run(COMMENT="false", PULL_REQUEST="").returncode == 1
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the action's script is for bash")
 def test_the_action(repository: Path) -> None:
-    script = yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"][-1]["run"]
+    script = _step("aibrix-compile check")
 
     def run(output: str) -> subprocess.CompletedProcess[str]:
         environment = {**ENVIRONMENT, "PATHS": "", "OUTPUT": output}
