@@ -264,7 +264,7 @@ def _spike(variant: Mapping[str, Any], start: int, end: int, pace: float) -> dic
         said.append(f"no decision in this stretch, {last}")
     return {
         "from": clock(start * pace),
-        "until": clock(min(end * pace, variant["score"]["seconds"])),
+        "until": clock(min(end * pace, variant["seconds"][-1] + pace)),
         "peak": span(series["ttft_p99"][top]),
         "at": clock(top * pace),
         "facts": facts,
