@@ -6,7 +6,7 @@ ITL objective:
     s = (miss cf + ca miss (in - miss/2) + out T(b*)/b*) / 1000     [engine-seconds; without a cache the square is in^2/2]
     b* = the largest batch in 0.85 of the KV cache with T(b*) <= 0.8 x ITL
     lambda = max(rate + growth over the cold start, 0.7 x the largest 30 s rate of 15 minutes, a seasonal floor)
-    need = (lambda s corr + queued tokens cf / 1000 / 60) / rho     [replicas of the first pool]
+    need = (lambda + queued / 60) s corr / rho     [replicas of the first pool]
 
 `corr` is the ITL that is measured to the one that the profile predicts, within 0.7 and 1.5. All from means: of prompts that
 came and of answers that ended. Until the first answer has ended, `need` is a lower bound and nothing is scaled down.
@@ -27,7 +27,7 @@ KV_SHARE = 0.85
 LATENCY_SHARE = 0.8  # of the ITL objective for a mean step; the rest is for what prefills add
 BURST_SHARE = 0.7  # of the largest 30 s of the last 15 minutes
 GROWTH = 0.5  # a slope adds at most this part of the rate: it is measured over minutes and may be a wave
-DRAIN_SECONDS = 60  # in which what is queued shall be read
+DRAIN_SECONDS = 60  # in which what is queued shall be served
 LOWEST, HIGHEST = 0.7, 1.5  # of corr
 PREFILL_SHARE = 0.5  # at most so much of the predicted ITL is prefill
 SLACK = 0.3  # replicas; down only to what leaves so much room, or the next wave takes it back
@@ -65,7 +65,7 @@ class Work:
     request_seconds: float
     """s, of a replica of the first pool."""
     corr: float
-    queued_tokens: float
+    queued: float
     need: float
 
 
@@ -108,8 +108,8 @@ def work(
     seconds = request_seconds(profile, tokens, objectives)
     corr = _corr(pools, observation, tokens, traffic.rate)
     waiting = observation.waiting.total.value if observation.waiting else 0.0
-    queued = (waiting + observation.held) * max(0.0, tokens.prompt - tokens.cached)
-    need = (arrivals * seconds * corr + queued * profile.token_ms / 1000 / DRAIN_SECONDS) / utilization
+    queued = waiting + observation.held
+    need = (arrivals + queued / DRAIN_SECONDS) * seconds * corr / utilization
     return Work(traffic.rate, growth, burst, seasonal, arrivals, seconds, corr, queued, need)
 
 

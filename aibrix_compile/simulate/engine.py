@@ -195,6 +195,11 @@ class Engine:
                 self._end(sequence, now)
         return self._plan(now)
 
+    def forget(self) -> None:
+        """Counts begin anew: what was before was a warm-up. What a scaler reads goes on."""
+        self.itl.clear()
+        self.busy_us = self.prompt_tokens = self.hit_tokens = self.preemptions = self.adapter_loads = 0
+
     # --- inside
 
     def _computed(self, now: int) -> None:

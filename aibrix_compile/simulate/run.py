@@ -91,6 +91,7 @@ class Simulation:
             self._admit(one)
         self.ended: Callable[[Sequence], None] | None = None
         """Called with each sequence that counts, at its end."""
+        self._warming = setup.warm_us > 0
         self.requests = 0
         """That count in some figure."""
         self._arrived = self._failed = self._seen_prompt = self._seen_hit = 0
@@ -222,6 +223,13 @@ class Simulation:
     def _tick(self, now: int) -> None:
         """Engines report, the scaler looks, a row is written."""
         self.now = max(self.now, now) if self._held else self.now
+        if self._warming and now >= self.setup.warm_us:
+            self._warming = False
+            self._seen_prompt = self._seen_hit = self.record.degraded = self.record.truncated = 0
+            self.record.kv_peak = 0.0
+            for one in self.fleet.replicas:
+                one.engine.forget()
+                one.sent = 0
         fleet, pools = self.fleet, [0] * len(self.setup.pools)
         running = waiting = prompt = hit = adapters = 0
         used = 0.0

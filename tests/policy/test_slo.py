@@ -77,7 +77,7 @@ def test_what_waits_is_read_within_a_minute() -> None:
     tokens = Tokens(1000, 400, 0.0)
     idle = replace(TRAFFIC, rate=0.0)
     found = work(ITL, 0.5, (pool,), seen(held=30, waiting=Reading(Total(20.0))), idle, tokens, 0.0)
-    assert found.queued_tokens == 50 * 600
+    assert found.queued == 50
     assert found.need == pytest.approx(
         50 * 600 * 0.1e-3 / 60 / 0.5
     )  # milliseconds are seconds before a rate meets them
