@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint golden bench bench-sim cluster-assets e2e-argocd e2e-kind clean
+.PHONY: help demo test test-full lint golden bench bench-sim engine-venv validate-engine cluster-assets e2e-argocd e2e-kind clean
 
 help:            ## what there is
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,12 @@ bench: $(READY)  ## compile times beside Helm and cdk8s, in one run; the mock en
 
 bench-sim: $(READY) ## the simulator: speed, memory, routing and scaling side by side; TRACES=folder of public traces
 	$(BIN)/python -m tests.bench.simulation $(if $(TRACES),--traces $(TRACES))
+
+engine-venv: $(READY) ## a real vLLM on CPU for tests: 7 GB in the cache folder, five minutes
+	$(BIN)/python -m tests.engine.venv
+
+validate-engine: $(READY) ## the simulator beside a real vLLM on one core: a quarter of an hour
+	$(BIN)/python -m tests.engine.validate
 
 cluster-assets: $(READY) ## get Kubernetes, etcd and the kinds of others ahead of the tests
 	$(BIN)/python -m tests.cluster.assets $(MINORS)
