@@ -16,6 +16,11 @@ aibrix-compile explain services/support-chat.yaml engine.maxModelLen
 show "aibrix-compile explain services/support-chat.yaml pools[0].accelerator -e prod"
 aibrix-compile explain services/support-chat.yaml 'pools[0].accelerator' -e prod
 
+cd ../04-scaling
+show "aibrix-compile simulate . --service chat --compare routing.strategy=cost,least-request"
+aibrix-compile simulate . --service chat --compare routing.strategy=cost,least-request
+cd ../02-environments
+
 cp -r . "$out/broken"
 cd "$out/broken"
 sed -i.bak 's/accelerator: nvidia-l4/accelerator: nvidia-t4/' services/support-chat.yaml
