@@ -8,6 +8,7 @@ over a prompt's blocks costs one dictionary lookup each, whatever the number of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 
 class PrefixIndex:
@@ -65,11 +66,10 @@ class PrefixIndex:
                 holders[block] = holders.get(block, 0) | bit
             held[block] = None
         over = len(held) - self._limits[replica]
-        while over > 0:
-            oldest = next(iter(held))
-            del held[oldest]
-            self._drop(oldest, ~bit)
-            over -= 1
+        if over > 0:  # all at once: each look at a dictionary's first entry passes those that were taken out before
+            for oldest in list(islice(held, over)):
+                del held[oldest]
+                self._drop(oldest, ~bit)
 
     def held(self, replica: int) -> int:
         """Blocks that it is thought to have."""

@@ -27,6 +27,8 @@ STALL, SHARE = 0.1, 2.0
 """cost: each request in flight waits while a prompt is read, which counts a tenth; and so many steps of its own."""
 KV_FULL = 0.9
 """Above this share of its KV cache an engine is near preempting."""
+STALE_US = 5_000_000
+"""Older reports of an engine count as missing."""
 _FAR = 1e9  # ms; further than any real cost
 
 
@@ -37,8 +39,7 @@ class Config:
     strategy: str
     fallback: str = "least-request"
     weights: Mapping[str, float] = field(default_factory=dict)
-    stale_us: int = 5_000_000
-    """Older reports of an engine count as missing."""
+    stale_us: int = STALE_US
 
 
 class Ask(NamedTuple):
@@ -72,9 +73,9 @@ class Endpoint:
     how many adapters its engine can have in one batch."""
 
     __slots__ = (
-        *("adapters", "answer_tokens", "attention_ms", "clear_us", "context_ms", "digest", "fixed_ms", "in_flight"),
-        *("kv_tokens", "kv_used", "name", "others", "profile", "prompt_tokens", "recent", "reported_us", "running"),
-        *("sequence_ms", "slots", "token_ms", "waiting"),
+        *("adapters", "answer_tokens", "attention_ms", "behind", "clear_us", "context_ms", "digest", "fixed_ms"),
+        *("in_flight", "kv_tokens", "kv_used", "name", "others", "profile", "prompt_tokens", "recent", "reported_us"),
+        *("running", "sequence_ms", "slots", "token_ms", "waiting", "work_ms"),
     )
 
     def __init__(self, name: str, profile: Profile | None, kv_tokens: int = 0, slots: int = 1) -> None:
@@ -85,10 +86,14 @@ class Endpoint:
         self.fixed_ms = profile.weights_ms + profile.step_ms + profile.sync_ms if profile else 0.0
         self.in_flight = self.prompt_tokens = 0
         """Own requests that have not ended, and their prompts' tokens together."""
+        self.work_ms = 0.0
+        """What it takes to read those prompts, without what is thought to be cached."""
         self.clear_us = 0
         """When the prompts sent so far are thought to be read."""
         self.reported_us = -1
         self.running = self.waiting = self.kv_used = 0
+        self.behind = False
+        """Requests waited at the last two reports; at one alone it may have been for a step."""
         self.others = 0
         """Requests of other pickers, by the engine's last report."""
         self.answer_tokens = 200.0
@@ -105,6 +110,7 @@ class Endpoint:
         if self.profile:
             new = tokens - hit
             took = new * (self.token_ms + self.attention_ms * (hit + new / 2))
+            self.work_ms += took
             self.clear_us = (now if now > self.clear_us else self.clear_us) + int(took * 1000)
         if adapter:
             self.adapters[adapter] = self.adapters.get(adapter, 0) + 1
@@ -115,6 +121,8 @@ class Endpoint:
 
     def ended(self, tokens: int, answer: int | None = None, adapter: str = "") -> None:
         """One of them ended or failed; `answer`: its tokens, where usage was reported."""
+        if self.prompt_tokens:
+            self.work_ms *= 1 - tokens / self.prompt_tokens
         self.in_flight -= 1
         self.prompt_tokens -= tokens
         if answer is not None:
@@ -128,6 +136,7 @@ class Endpoint:
 
     def reported(self, running: int, waiting: int, kv_used: int, now: int) -> None:
         """What the engine said of itself; `kv_used` in tokens."""
+        self.behind = waiting > 0 and self.waiting > 0
         self.running, self.waiting, self.kv_used, self.reported_us = running, waiting, kv_used, now
         self.others = max(0, running + waiting - self.in_flight)
 
@@ -135,6 +144,17 @@ class Endpoint:
     def load(self) -> int:
         """Requests in flight, of all pickers."""
         return self.in_flight + self.others
+
+    def queued_ms(self, now: int) -> float:
+        """How long prompts that are there already are read before a new one is: what is left of the clock, at most all
+        that is in flight. The clock runs ahead of an engine that is busy with answers too. Where requests keep waiting, by
+        the engine's own reports, it is the share of that work that is not running."""
+        work = self.work_ms
+        if self.behind and self.in_flight and now - self.reported_us <= STALE_US:
+            unread = self.in_flight + self.others - self.running
+            return work * unread / self.in_flight if unread > 0 else 0.0
+        left = (self.clear_us - now) / 1000
+        return 0.0 if left <= 0 else left if left < work else work
 
 
 Scores = list[float]
@@ -150,7 +170,7 @@ def least_kv_cache(ask: Ask, endpoints: Sequence[Endpoint], hits: Sequence[int],
     """Used KV tokens, and those of the prompts that the last report can not have seen."""
     found = []
     for one in endpoints:
-        queued = (one.clear_us - now) / 1000 / one.token_ms if one.token_ms and one.clear_us > now else 0.0
+        queued = one.queued_ms(now) / one.token_ms if one.token_ms else 0.0
         found.append(one.kv_used + queued)
     return found
 
@@ -169,25 +189,25 @@ def prefix_cache(ask: Ask, endpoints: Sequence[Endpoint], hits: Sequence[int], n
 def cost(ask: Ask, endpoints: Sequence[Endpoint], hits: Sequence[int], now: int) -> Scores:
     """Predicted TTFT on each replica, and what the request costs the ones that are there already, ms:
 
-        queued + own (1 + STALL there) + SHARE step + full
+        max(queued, full) + own (1 + STALL there) + SHARE step
         own  = new cf + ca new (hit + new/2)             prefill of what is not cached
         step = W + c0 + cs there + ck (context + tokens) a step with the request in the batch
         full = over / capacity * answer * step           how long until so many KV tokens are given back
 
     with `there` requests in flight, their prompts and half a mean answer each as `context`, and `over` the tokens above
-    KV_FULL of the capacity. The constants are those that `tests/bench/routing.py` prints beside others."""
+    KV_FULL of the capacity; prompts are read while room comes free, so the longer of both waits counts. The constants are
+    those that `tests/bench/routing.py` prints beside others."""
     found, tokens = [], ask.tokens
     for one, hit in zip(endpoints, hits, strict=True):
         new, there = tokens - hit, one.in_flight + one.others
         context = one.prompt_tokens + there * one.answer_tokens / 2
         step = one.fixed_ms + there * one.sequence_ms + one.context_ms * (context + tokens)
         score = new * (one.token_ms + one.attention_ms * (hit + new / 2)) * (1 + STALL * there) + SHARE * step
-        if one.clear_us > now:
-            score += (one.clear_us - now) / 1000
-        over = context + new - KV_FULL * one.kv_tokens
+        wait, over = one.queued_ms(now), context + new - KV_FULL * one.kv_tokens
         if over > 0 and one.kv_tokens:
-            score += over / one.kv_tokens * one.answer_tokens * step
-        found.append(score)
+            full = over / one.kv_tokens * one.answer_tokens * step
+            wait = full if full > wait else wait
+        found.append(score + wait)
     return found
 
 
@@ -307,7 +327,7 @@ def terms(
             "kv_used": one.kv_used,
         }
         if one.profile is not None:
-            row["queued_ms"] = max(0.0, (one.clear_us - now) / 1000)
+            row["queued_ms"] = one.queued_ms(now)
             row["prefill_ms"] = new * one.token_ms + one.attention_ms * new * (hit + new / 2)
         rows.append(row | {f"score {name}": found[index] for name, found in scores.items()})
     return rows

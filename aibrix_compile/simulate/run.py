@@ -1,9 +1,10 @@
 """The event loop: a trace against a fleet, with the decisions that the cluster will make.
 
-Why it exists: the picker's and the scaler's own code decides here, from what they could know - reports of engines that are up
-to a second old, their own counts, no length of an answer before its end. Events are (time, number): numbers from 0 on are
-replicas whose engine has something to finish, negative ones the clockwork (reports and the scaler, starts). Equal times come
-in that order, and everything random comes from one seeded generator, so a run is a function of its arguments.
+Why it exists: the picker's and the scaler's own code decides here, from what they could know - reports of engines that
+are up to a second old, their own counts, no length of an answer before its end (`pickers.py` has the rest). Events are
+(time, number): numbers from 0 on are replicas whose engine has something to finish, negative ones the clockwork (reports
+and the scaler, starts). Equal times come in that order, and everything random comes from seeded generators, so a run is
+a function of its arguments.
 """
 
 from __future__ import annotations
@@ -16,16 +17,13 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Protocol
 
-from aibrix_compile.policy import routing
-from aibrix_compile.policy.prefixes import PrefixIndex
-from aibrix_compile.policy.routing import Ask
 from aibrix_compile.simulate.engine import Sequence
 from aibrix_compile.simulate.fleet import Fleet, Replica, Scaling, Setup
+from aibrix_compile.simulate.pickers import Pickers
 from aibrix_compile.simulate.series import Series
 from aibrix_compile.simulate.trace import Request
 
 _TICK, _START = -2, -1
-_PREFIXES = frozenset(("cost", "prefix-cache", "lora-affinity", "weighted"))
 GAUGES = ("ready", "starting", "running", "waiting", "held", "kv", "prompt", "hit", "arrived", "failed", "adapters")
 
 
@@ -85,10 +83,7 @@ class Simulation:
         self._random = Random(setup.seed).random
         self._held: deque[Sequence] = deque()
         self._longest = min(min(one.max_model_len, one.profile.kv_tokens) for one in setup.pools)
-        self._follows = bool(setup.block_tokens) and setup.routing.strategy in _PREFIXES
-        self._index = PrefixIndex()
-        for one in self.fleet.replicas:
-            self._admit(one)
+        self.pickers = Pickers(setup, self.fleet)
         self.ended: Callable[[Sequence], None] | None = None
         """Called with each sequence that counts, at its end."""
         self._warming = setup.warm_us > 0
@@ -158,23 +153,12 @@ class Simulation:
     # --- requests
 
     def _send(self, sequence: Sequence) -> None:
-        fleet, now, unit = self.fleet, self.now, self.setup.block_tokens
-        endpoints, blocks, follows = fleet.endpoints, sequence.blocks, self._follows
-        if follows and blocks:
-            last = sequence.input - 1
-            hits = [min(found * unit, last) for found in self._index.match(blocks, fleet.numbers)]
-        else:
-            hits = [0] * len(endpoints)
-        ask = Ask(sequence.input, sequence.adapter, sequence.session)
-        choice = routing.choose(self.setup.routing, ask, endpoints, hits, now, self._random())
-        replica = fleet.ready[choice.place]
+        now = self.now
+        replica, choice = self.pickers.choose(sequence, now, self._random())
         if choice.degraded:
             self.record.degraded += 1
-        if follows and blocks:
-            self._index.remember(replica.number, blocks)
-        replica.endpoint.sent(sequence.input, hits[choice.place], now, sequence.adapter)
         replica.sent += 1
-        sequence.cached_guess = hits[choice.place]
+        sequence.cached_guess = choice.hit
         engine = replica.engine
         before = engine.until
         until = engine.add(sequence, now)
@@ -182,11 +166,11 @@ class Simulation:
             heappush(self._events, (until, replica.number))
 
     def _finish(self, replica: Replica) -> None:
-        record, extra, endpoint, scaler = self.record, self.setup.gateway_us, replica.endpoint, self._scaler
+        record, extra, pickers, scaler = self.record, self.setup.gateway_us, self.pickers, self._scaler
         finished, warm = replica.engine.finished, self.setup.warm_us
         for one in finished:
             first, end, output = one.first, one.finished, one.output
-            endpoint.ended(one.input, output, one.adapter)
+            pickers.ended(one, replica, end)
             if scaler is not None:
                 scaler.answered(one)
             if one.arrived < warm:
@@ -210,14 +194,9 @@ class Simulation:
 
     # --- replicas
 
-    def _admit(self, replica: Replica) -> None:
-        if self._follows:
-            self._index.admit(replica.number, replica.engine.capacity // self.setup.block_tokens)
-
     def _gone(self, replica: Replica) -> None:
         replica.until_us = self.now
-        if self._follows:
-            self._index.forget(replica.number)
+        self.pickers.forget(replica)
         self.fleet.refresh(self.now)
 
     def _tick(self, now: int) -> None:
@@ -231,12 +210,14 @@ class Simulation:
                 one.engine.forget()
                 one.sent = 0
         fleet, pools = self.fleet, [0] * len(self.setup.pools)
+        self.pickers.hear(now)
         running = waiting = prompt = hit = adapters = 0
         used = 0.0
         for one in fleet.there:
             engine = one.engine
             kv = engine.kv_tokens
-            one.endpoint.reported(len(engine.running), len(engine.waiting), kv, now)
+            for endpoint in one.endpoints:
+                endpoint.reported(len(engine.running), len(engine.waiting), kv, now)
             running += len(engine.running)
             waiting += len(engine.waiting)
             adapters += engine.adapters_active
@@ -261,6 +242,6 @@ class Simulation:
         for pool, replicas, why in self._scaler.look(fleet, len(self._held), now):
             before = fleet.wanted(pool)
             for one in fleet.resize(pool, replicas, now):
-                self._admit(one)
+                self.pickers.admit(one)
                 heappush(self._events, (one.ready_us, _START))
             self.record.decisions.append(Scaling(now, pool, before, replicas, why))

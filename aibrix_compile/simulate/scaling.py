@@ -92,7 +92,7 @@ class Watcher:
             return []
         self._due = now + self._period
         states = tuple(self._state(pool, ours, now) for pool in self._pools)
-        flight = Total(float(sum(one.endpoint.in_flight for one in ours) + held))
+        flight = Total(float(sum(one.endpoint.load for one in ours) + held))
         decision = autoscaling.decide(self._config, signals.observe(at, states, flight, held), at, self._memory)
         self._memory = decision.memory
         pairs = zip(self._pools, states, decision.counts, strict=True)

@@ -36,7 +36,7 @@ def setup(
     warm_us: int = 0,
 ) -> Setup:
     """What is simulated: `block_tokens` of the trace, `profiles` by pool instead of the plan's, every engine's times
-    multiplied by `factor`."""
+    multiplied by `factor`, of which pickers know nothing."""
     pools = tuple(
         _pool(service, pool, (profiles or {}).get(pool.name, pool.speed.profile), factor) for pool in service.pools
     )
@@ -74,10 +74,11 @@ def _pool(service: ServicePlan, pool: PoolPlan, profile: Profile, factor: float)
         max_loras=adapters.max_loaded if adapters else 1,
         max_cpu_loras=adapters.max_cached if adapters else 1,
     )
-    bounds = pool.bounds
+    bounds, known = pool.bounds, replace(profile, kv_tokens=speed.profile.kv_tokens)
     return Pool(
         name=pool.name,
-        profile=replace(slower(profile, factor), kv_tokens=speed.profile.kv_tokens),
+        profile=slower(known, factor),
+        known=known,
         limits=limits,
         max_model_len=pool.sizing.max_model_len,
         replicas=pool.replicas,

@@ -103,6 +103,60 @@ def test_a_backlog_is_read_as_time_passes() -> None:
     assert routing.cost(Ask(10), [one], [0], NOW)[0] - later == pytest.approx(took / 1000)
 
 
+def test_what_is_queued_is_no_more_than_what_is_in_flight() -> None:
+    """A client that hangs up takes its prompt along; the clock alone would wait for it."""
+    one = fleet(1)[0]
+    one.sent(100_000, 0, NOW)
+    one.sent(1000, 0, NOW)
+    before = one.queued_ms(NOW)
+    one.ended(100_000)
+    assert before > 9000 and one.queued_ms(NOW) == pytest.approx(before / 101, rel=0.01)
+    one.ended(1000)
+    assert one.queued_ms(NOW) == 0 and one.work_ms == 0
+
+
+def test_what_keeps_waiting_is_queued_though_the_clock_has_run_out() -> None:
+    one = fleet(1)[0]
+    for _ in range(10):
+        one.sent(1000, 0, NOW - 60_000_000)
+    own = 1000 * (0.028 + 1.3e-6 * 500)
+    assert one.queued_ms(NOW) == 0
+    one.reported(running=4, waiting=6, kv_used=4000, now=NOW)
+    assert one.queued_ms(NOW) == 0  # they may have waited for one step
+    one.reported(running=4, waiting=6, kv_used=4000, now=NOW)
+    assert one.queued_ms(NOW) == pytest.approx(6 * own)
+    one.ended(1000)
+    one.sent(1000, 500, NOW)  # half of it is cached there
+    half = 500 * (0.028 + 1.3e-6 * 750)
+    assert one.queued_ms(NOW) == pytest.approx(6 * (9 * own + half) / 10)
+    assert one.queued_ms(NOW + 5_000_001) == 0  # a report as old as that says nothing
+    one.reported(running=10, waiting=1, kv_used=10_000, now=NOW)
+    assert one.queued_ms(NOW) == pytest.approx(one.work_ms / 10)  # of 10 and another picker's, one waits
+    one.reported(running=12, waiting=0, kv_used=10_000, now=NOW)
+    assert one.queued_ms(NOW) == pytest.approx(half, rel=0.01)  # nothing waits there: the clock again
+
+
+def test_prompts_are_read_while_room_comes_free() -> None:
+    """Of both waits the longer one counts."""
+    one = fleet(1)[0]
+    for _ in range(4):
+        one.sent(120_000, 0, NOW - 60_000_000)
+    full = routing.cost(Ask(1000), [one], [0], NOW)[0]
+    for _ in range(2):
+        one.reported(running=3, waiting=1, kv_used=360_000, now=NOW)
+    queued = routing.cost(Ask(1000), [one], [0], NOW)[0]
+    assert full > 1000
+    assert queued - one.queued_ms(NOW) == pytest.approx(routing.cost(Ask(1000), [_roomy(one)], [0], NOW)[0], rel=0.01)
+
+
+def _roomy(one: Endpoint) -> Endpoint:
+    """The same requests, all of them read, in a KV cache that can not be full."""
+    found = Endpoint("roomy", replace(H100, kv_tokens=40_000_000))
+    for _ in range(one.in_flight):
+        found.sent(one.prompt_tokens // one.in_flight, 0, NOW - 60_000_000)
+    return found
+
+
 def test_cost_avoids_a_full_kv_cache() -> None:
     full, empty = endpoints = fleet(2)
     full.sent(380_000, 379_900, NOW)  # long contexts, all cached: nothing to compute, no room either
@@ -228,5 +282,8 @@ def test_ended_requests_leave_nothing() -> None:
         one.sent(tokens, 0, NOW, "red")
     for tokens in (2000, 10, 50_000):
         one.ended(tokens, 320, "red")
-    assert (one.in_flight, one.prompt_tokens, one.adapters) == (0, 0, {})
+    assert (one.in_flight, one.prompt_tokens, one.work_ms, one.adapters) == (0, 0, 0, {})
+    one.sent(0, 0, NOW)
+    one.ended(0)  # nothing to read in it, and nothing to divide by
+    assert (one.in_flight, one.queued_ms(NOW)) == (0, 0)
     assert 200 < one.answer_tokens < 320

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence as Many
+from dataclasses import replace
 
 import pytest
 
@@ -12,19 +13,19 @@ from aibrix_compile.policy import routing
 from aibrix_compile.policy.autoscaling import Config
 from aibrix_compile.policy.kpa import Kpa
 from aibrix_compile.policy.pools import Pool as ScaledPool
-from aibrix_compile.policy.profile import TABLE
+from aibrix_compile.policy.profile import TABLE, slower
 from aibrix_compile.policy.quantities import PerReplica
 from aibrix_compile.simulate import generate
 from aibrix_compile.simulate.engine import Limits, Sequence
-from aibrix_compile.simulate.fleet import Fleet, Pool, Setup
+from aibrix_compile.simulate.fleet import Fleet, Pool, Replica, Setup
 from aibrix_compile.simulate.run import Simulation
 from aibrix_compile.simulate.scaling import Watcher, Watchers
 from aibrix_compile.simulate.scoring import score
-from aibrix_compile.simulate.trace import Request
+from aibrix_compile.simulate.trace import Request, Trace
 
 H100 = TABLE["h100/8b"]
 SECOND = 1_000_000
-GOLDEN = (3051, 0.0281113, 0.06888, 1.84176, 0.706775)
+GOLDEN = (3051, 0.0281157, 0.068386, 1.84099, 0.70672)
 
 
 def pool(replicas: int = 1, **more: object) -> Pool:
@@ -124,6 +125,100 @@ def test_a_prefix_that_another_replica_has_is_of_no_use() -> None:
     blind = ran(requests, pool(4), strategy="random", block_tokens=512)
     assert score(follows).prefix_hit_share > 0.9 > score(blind).prefix_hit_share
     assert score(ran(requests, pool(4), strategy="cost")).prefix_hit_share == 0
+
+
+def of_four_turns(seconds: int = 300, rate: float = 6) -> Trace:
+    options = generate.Options(
+        seconds=seconds, rate=rate, input_tokens=3000, output_tokens=60, turns=4, system_tokens=300, think_s=10
+    )
+    return generate.generate(options, 3)
+
+
+def test_several_pickers_keep_the_prefix_hits_if_they_tell_each_other() -> None:
+    found = of_four_turns()
+
+    def hits(pickers: int, exchange_us: int) -> float:
+        run = ran(
+            list(found),
+            pool(8),
+            strategy="cost",
+            block_tokens=found.block_tokens,
+            pickers=pickers,
+            exchange_us=exchange_us,
+        )
+        return score(run).prefix_hit_share
+
+    alone = hits(1, -1)
+    assert hits(2, 20_000) > 0.95 * alone and hits(4, 20_000) > 0.95 * alone
+    assert hits(2, -1) < 0.85 * alone and hits(4, -1) < hits(2, -1)
+
+
+def test_what_a_picker_did_is_known_to_the_others_after_the_exchange() -> None:
+    requests = [Request(0, 1000, 400), Request(10_000, 1000, 400), Request(40_000, 1000, 400)]
+    run = ran(requests, pool(1), pickers=2, exchange_us=20_000, estimate_error=0.0)
+    assert [(one.in_flight, one.prompt_tokens, one.work_ms) for one in run.fleet.replicas[0].endpoints] == [
+        (0, 0, 0)
+    ] * 2
+    seen: list[tuple[int, int]] = []
+    simulation = Simulation(run.setup)
+    choose = simulation.pickers.choose
+
+    def watched(sequence: Sequence, now: int, chance: float) -> tuple[Replica, routing.Choice]:
+        found = choose(sequence, now, chance)
+        first, second = (one.in_flight for one in found[0].endpoints)
+        seen.append((first, second))
+        return found
+
+    simulation.pickers.choose = watched  # type: ignore[method-assign]
+    simulation.go(requests)
+    assert seen == [(1, 0), (1, 1), (3, 2)]  # the third one is the first picker's: the other has not heard of it
+
+
+def test_pickers_that_tell_nothing_know_the_others_by_reports_alone() -> None:
+    requests = [Request(0, 1000, 2000), Request(10_000, 1000, 2000), Request(1_500_000, 1000, 2000)]
+    setup = Setup((pool(1),), routing.Config("least-request"), pickers=2, exchange_us=-1)
+    seen: list[tuple[int, int, int]] = []
+
+    def look(now: int, requests: int) -> None:
+        first, second = run.fleet.replicas[0].endpoints
+        seen.append((first.in_flight, first.others, second.others))
+
+    run = Simulation(setup, watch=look)
+    run.go(requests)
+    assert seen[:3] == [(1, 0, 1), (1, 1, 1), (2, 1, 2)]
+
+
+def test_a_picker_estimates_tokens_and_is_right_in_the_mean() -> None:
+    def estimates(error: float, seed: int = 0) -> list[int]:
+        run = Simulation(Setup((pool(),), routing.Config("cost"), seed=seed, estimate_error=error))
+        return [run.pickers.estimate(Sequence(index, Request(0, 1000, 1), 0)) for index in range(1000)]
+
+    assert estimates(0.0) == [1000] * 1000
+    found = estimates(0.2)
+    assert sum(found) / 1000 == pytest.approx(1000, rel=0.02)
+    assert sum(value < 800 for value in found) / 1000 == pytest.approx(0.15, abs=0.04)
+    assert found == estimates(0.2) != estimates(0.2, seed=1)
+
+
+def test_a_last_block_that_is_not_full_is_no_prefix_for_a_picker() -> None:
+    for tokens, expected in ((1024, 1023), (1023, 512), (511, 0)):
+        blocks = (1, 2)[: -(-tokens // 512)]
+        requests = [Request(at, tokens, 5, blocks) for at in (0, SECOND)]
+        run = Simulation(Setup((pool(),), routing.Config("cost"), 512, estimate_error=0.0))
+        guesses: list[int] = []
+        run.ended = lambda one, guesses=guesses: guesses.append(one.cached_guess)
+        run.go(requests)
+        assert guesses == [0, expected]
+
+
+def test_pickers_may_be_wrong_about_an_engine() -> None:
+    """They take the second pool for as slow as it is fast, and send where nothing is gained."""
+    fast, slow = pool(2), pool(2, profile=slower(H100, 4), name="slow")
+    crossed = [replace(fast, known=slow.profile), replace(slow, known=fast.profile)]
+    options = generate.Options(seconds=120, rate=6, input_tokens=3000, output_tokens=50)
+    requests = list(generate.generate(options, 2))
+    right, wrong = (ran(requests, *pools, strategy="cost") for pools in ((fast, slow), crossed))
+    assert score(wrong).ttft.mean > 2 * score(right).ttft.mean
 
 
 def test_the_warm_up_counts_in_no_figure() -> None:
