@@ -11,20 +11,33 @@ from dataclasses import dataclass, field
 
 from aibrix_compile import ignores, passes
 from aibrix_compile.artifact import Artifact, External, Source
-from aibrix_compile.backends import adapters, argocd, dashboards, kubernetes, monitoring, network, scaling, storage
+from aibrix_compile.backends import (
+    adapters,
+    argocd,
+    dashboards,
+    gateway,
+    kubernetes,
+    monitoring,
+    network,
+    scaling,
+    storage,
+)
 from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
 from aibrix_compile.fixes import replaceable
 from aibrix_compile.loading import Workspace
 from aibrix_compile.passes import fleet
+from aibrix_compile.passes import gateway as front
 from aibrix_compile.passes.draft import Draft, Site
-from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
+from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, GatewayPlan, ServicePlan
 from aibrix_compile.spec.decode import decode
 from aibrix_compile.spec.modelservice import ModelService
 from aibrix_compile.spec.project import Environment
 from aibrix_compile.yamlio import Document, Map, Seq, SourceFile, locate
 
-BACKENDS = (kubernetes, storage, network, scaling, adapters, monitoring, dashboards)
+BACKENDS = (kubernetes, storage, scaling, adapters, monitoring, dashboards)
+TOGETHER = (network, argocd)
+"""Backends of one service, and of all services of an environment. The gateway is made only when all of them are there."""
 
 Progress = Callable[[int, int], None]
 """Called with services done and services in all."""
@@ -88,7 +101,7 @@ def compile_workspace(
     chosen = [e for e in workspace.environments if named[e.name] is e and (not only or e.name in only)]
     total, done = len(chosen) * len(workspace.services), 0
     if workspace.project is not None and workspace.project_document is not None:
-        for problem in fleet.project(workspace.project, build):
+        for problem in fleet.project(workspace.project):
             result.add_problem(problem, workspace.project_document)
     for environment in chosen:
         for draft in _drafts(workspace, environment, build, result):
@@ -97,12 +110,15 @@ def compile_workspace(
             if done % 50 == 0 or done == total:
                 progress(done, total)
         drafts = result.drafts.get(environment.name, [])
-        for finding in (*fleet.names(drafts), *fleet.tenants(drafts), *fleet.gpus(drafts)):
+        for finding in (*fleet.names(drafts), *fleet.tenants(drafts), *fleet.gpus(drafts), *front.services(drafts)):
             others = [
                 Related(locate(_document(result, draft), path), message) for draft, path, message in finding.others
             ]
             finding.draft.invalid.add(finding.problem.path)
             result.add_problem(finding.problem, _document(result, finding.draft), environment.name, others)
+        if (parts := _parts(workspace, environment)) is not None and workspace.project_document is not None:
+            for problem in front.project(parts, drafts, build):
+                result.add_problem(problem, workspace.project_document, environment.name)
     for problem, document in workspace.problems:
         result.add_problem(problem, document)
     for diagnostic in workspace.diagnostics:
@@ -116,7 +132,8 @@ def compile_workspace(
     for environment in chosen:
         drafts = result.drafts.get(environment.name, [])
         services = [passes.finish(draft) for draft in drafts if selected is None or draft.file in selected]
-        result.plans.append(_plan(environment, services))
+        parts = _parts(workspace, environment)
+        result.plans.append(_plan(environment, services, front.plan(parts, drafts) if parts else None))
     if build:
         for plan in result.plans:
             _emit(plan, result)
@@ -150,7 +167,18 @@ def _document(result: Compilation, draft: Draft) -> Document:
     return result.documents[draft.site.environment.name, _key(draft)]
 
 
-def _plan(environment: Environment, services: Sequence[ServicePlan]) -> EnvironmentPlan:
+def _parts(workspace: Workspace, environment: Environment) -> front.Parts | None:
+    """The environment's gateway, and where it stands in the Project."""
+    if workspace.project is None or environment.gateway is None:
+        return None
+    index = next(i for i, one in enumerate(workspace.project.spec.environments) if one is environment)
+    path: Path = ("spec", "environments", index, "gateway")
+    return front.Parts(
+        path, environment, environment.gateway, workspace.project.spec.images.mirror or "", workspace.lock
+    )
+
+
+def _plan(environment: Environment, services: Sequence[ServicePlan], gateway: GatewayPlan | None) -> EnvironmentPlan:
     target = None
     if (wanted := environment.argocd) is not None:
         to = wanted.destination
@@ -163,20 +191,32 @@ def _plan(environment: Environment, services: Sequence[ServicePlan]) -> Environm
             to.server or "",
             to.name or "",
         )
-    return EnvironmentPlan(environment.name, environment.namespace, environment.kubernetes, target, tuple(services))
+    name, namespace, kubernetes = environment.name, environment.namespace, environment.kubernetes
+    return EnvironmentPlan(name, namespace, kubernetes, gateway, target, tuple(services))
 
 
 def _emit(plan: EnvironmentPlan, result: Compilation) -> None:
-    artifacts = [
-        one for service in plan.services for backend in BACKENDS for one in backend.emit(service)
-    ] + argocd.emit(plan)
+    artifacts = [one for service in plan.services for backend in BACKENDS for one in backend.emit(service)]
+    artifacts += [one for backend in TOGETHER for one in backend.emit(plan)]
     externals: list[External] = [
         one
         for service in plan.services
         for backend in (kubernetes, storage, adapters)
         for one in backend.externals(service)
     ]
+    if result.workspace.selected is None:
+        artifacts += gateway.emit(plan)
+        externals += gateway.externals(plan)
     result.artifacts += artifacts
+    too_large = list(gateway.sizes(artifacts))
+    for name, size in too_large:
+        assert plan.gateway is not None and result.workspace.project_document is not None
+        message = f"ConfigMap {name} would have {size} bytes, and Kubernetes takes {gateway.LARGEST} at most"
+        hint = "divide the services among two environments with a gateway each; most of it are names of adapters"
+        problem = Problem("AC309", plan.gateway.path, message, hint)
+        result.add_problem(problem, result.workspace.project_document, plan.name)
+    if too_large:
+        return  # the closure would say it again, of the object
     for dangling in unresolved(artifacts, externals):
         source = dangling.artifact.source(dangling.path)
         document, path = _origin(result, plan.name, source)
@@ -188,7 +228,7 @@ def _origin(result: Compilation, environment: str, source: Source | None) -> tup
         if source is not None and draft.metadata.name == source.service:
             return _document(result, draft), source.path
     assert result.workspace.project_document is not None
-    return result.workspace.project_document, ()
+    return result.workspace.project_document, source.path if source is not None else ()
 
 
 def _written(document: Document, problem: Problem) -> object:

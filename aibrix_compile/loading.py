@@ -129,7 +129,7 @@ class Workspace:
                 model = spec["model"]
                 shaped = _replace(spec, "model", _without(model, "shape"))
                 unread.add(("spec", "model", "shape"))
-            root = _replace(root, "spec", self._included(shaped))
+            root = _replace(root, "spec", self._included(self._sourced(shaped)))
         return Document(root, service.place), unread
 
     def _included(self, spec: Map) -> Map:
@@ -192,6 +192,25 @@ class Workspace:
             for key, value in sizes.items():
                 shape.put(key, Plain(str(value)), place)
         return _replace(spec, "model", _replace(model, "shape", shape)) if shape else None
+
+    def _sourced(self, spec: Map) -> Map:
+        """The spec with the text of the module that a custom strategy names instead of its file's name."""
+        maps = [spec]
+        for key in ("routing", "strategy", "custom"):
+            inner = maps[-1].get(key)
+            if not isinstance(inner, Map):
+                return spec
+            maps.append(inner)
+        place, written = maps[-1].at.get("source"), maps[-1].get("source")
+        if place is None or not isinstance(written, str):
+            return spec
+        for path in self.expand(written, place, self._folder(place.source))[:1]:
+            try:
+                maps[-1] = _replace(maps[-1], "source", Plain(read(path, self.name(path)).text))
+            except CompileError:
+                self.report("AC125", place, f"{self.name(path)} is no text file of a module", "write a Python file")
+        custom = maps[-1]
+        return _replace(spec, "routing", _replace(maps[1], "strategy", _replace(maps[2], "custom", custom)))
 
     def _folder(self, source: SourceFile) -> Path:
         return (self.root / source.name).parent

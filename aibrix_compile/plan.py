@@ -120,13 +120,46 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldPlan:
+    """How long, how many and how large together the requests are that wait for a replica or an adapter."""
+
+    wait_seconds: float
+    requests: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryPlan:
+    """Another service that gets `share` (0 to 1) of the requests."""
+
+    service: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingPlan:
-    """How a replica is chosen. `parameters` are the strategy's own; `hold_seconds` 0: nothing waits for a replica."""
+    """How a replica is chosen. `parameters` are the strategy's own; `source` is the text of a custom strategy's module,
+    empty where the picker's image has it. `picker` is why Envoy alone would not do, empty where it does."""
 
     strategy: str
     parameters: Mapping[str, Any]
+    source: str
     fallback: str
-    hold_seconds: float
+    timeout_seconds: float
+    idle_seconds: float
+    attempts: int
+    retry_on: tuple[str, ...]
+    hold: HoldPlan | None
+    when_picker_down: str
+    canary: CanaryPlan | None
+    spill_to: str
+    priority: tuple[str, ...]
+    picker: str
+
+    @property
+    def hold_seconds(self) -> float:
+        """0: nothing waits."""
+        return self.hold.wait_seconds if self.hold else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +281,9 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """One ModelService in one environment. `file` is its source, relative to the project's folder."""
+    """One ModelService in one environment. `file` is its source, relative to the project's folder. `tenants` are those that
+    may use it, with the adapters that each may use (None: all); None: everybody. `signals` are the series by which a picker
+    knows a replica's load: running, waiting, kv_usage, cache_config."""
 
     name: str
     environment: str
@@ -272,8 +307,10 @@ class ServicePlan:
     objectives: tuple[Objective, ...]
     scaling: ScalingPlan | None
     routing: RoutingPlan
+    signals: Mapping[str, str]
     workload: WorkloadPlan | None
     adapters: AdaptersPlan | None
+    tenants: Mapping[str, tuple[str, ...] | None] | None
     monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]
     decisions: tuple[Decision, ...]
@@ -293,10 +330,43 @@ class ArgoTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantPlan:
+    """Who may call, and how much a minute; 0: no limit."""
+
+    name: str
+    requests_per_minute: int
+    tokens_per_minute: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """The gateway of an environment. Empty texts are absent; `picker_image` is empty where no service needs a picker.
+    `body_limit` in bytes; `path` is where in the Project it stands."""
+
+    name: str
+    namespace: str
+    path: Path
+    image: str
+    replicas: int
+    hostname: str
+    tls_secret: str
+    service_type: str
+    service_annotations: Mapping[str, str]
+    body_limit: int
+    keys_secret: str
+    tenants: tuple[TenantPlan, ...]
+    headers: bool
+    picker: str
+    picker_image: str
+    picker_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentPlan:
     name: str
     namespace: str
     kubernetes: str
+    gateway: GatewayPlan | None
     argocd: ArgoTarget | None
     services: tuple[ServicePlan, ...]
 

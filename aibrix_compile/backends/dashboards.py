@@ -1,31 +1,23 @@
 """Plan -> the service's Grafana dashboard, in a ConfigMap that Grafana's sidecar loads.
 
-From what a user feels (latency) to why (load, KV cache) to what there is (replicas). The dashboard names no data source: one
-is chosen in Grafana. Its uid comes from names, so links to it survive every build.
+From what a user feels (latency) to why (load, KV cache) to what there is (replicas).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from aibrix_compile.artifact import Artifact, Source
+from aibrix_compile.backends.grafana import LABEL, Json, Row, Target, document, graph, uid_of, variable
 from aibrix_compile.backends.objects import artifact, metadata
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.emit import json_text
 from aibrix_compile.plan import MonitoringPlan, Objective, ServicePlan
 
 _DASHBOARD: Path = ("spec", "monitoring", "dashboard")
-_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-_WIDTH, _HEIGHT, _UID = 24, 8, 40
 _BURNT = "aibrix:objective_slow:ratio1h"
 """The share of slow answers that the alert rules record."""
 _QUANTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
-
-Json = dict[str, Any]
-Target = tuple[str, str]
-"""An expression and its legend."""
 
 
 def emit(service: ServicePlan) -> list[Artifact]:
@@ -35,76 +27,26 @@ def emit(service: ServicePlan) -> list[Artifact]:
         return []
     name = uid(service)
     meta = metadata(service, f"{service.name}-dashboard", _DASHBOARD)
-    meta["labels"] = meta["labels"] | {"grafana_dashboard": "1"}
+    meta["labels"] = meta["labels"] | LABEL
     data = {f"{name}.json": json_text(_dashboard(service, wanted, name))}
     value = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
     return [artifact(f"{service.environment}/{service.name}", value, {(): Source(service.name, _DASHBOARD)})]
 
 
 def uid(service: ServicePlan) -> str:
-    """One for each service, environment and namespace; Grafana takes 40 characters. The sidecar's folder is flat, so it names
-    the file, too."""
-    whole = f"{service.environment}/{service.namespace}/{service.name}"
-    mark = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    return f"{service.environment}-{service.name}"[: _UID - 9].rstrip("-") + f"-{mark}"
+    """The dashboard's, by which links find it."""
+    return uid_of(service.environment, service.namespace, service.name)
 
 
 def _dashboard(service: ServicePlan, wanted: MonitoringPlan, name: str) -> Json:
-    return {
-        "uid": name,
-        "title": f"{service.name} ({service.environment})",
-        "description": f"{service.served_name} on {service.engine} {service.engine_version}. Written by aibrix-compile from {service.file}.",
-        "tags": ["aibrix", service.environment, service.name],
-        "editable": True,
-        "graphTooltip": 1,
-        "refresh": "30s",
-        "schemaVersion": 39,
-        "time": {"from": "now-6h", "to": "now"},
-        "timezone": "browser",
-        "templating": {"list": _variables(service)},
-        "annotations": {"list": []},
-        "panels": list(_placed(_rows(service, wanted))),
-    }
+    about = f"{service.served_name} on {service.engine} {service.engine_version}. Written by aibrix-compile from {service.file}."
+    tags = ["aibrix", service.environment, service.name]
+    pools = variable("pool", "Pool", f"up{{{_of(service)}}}")
+    title = f"{service.name} ({service.environment})"
+    return document(name, title, about, tags, [pools], _rows(service, wanted))
 
 
-def _variables(service: ServicePlan) -> list[Json]:
-    query = f"label_values(up{{{_of(service)}}}, pool)"
-    pools: Json = {
-        "name": "pool",
-        "label": "Pool",
-        "type": "query",
-        "datasource": _SOURCE,
-        "query": {"query": query, "refId": "pool"},
-        "definition": query,
-        "refresh": 2,
-        "sort": 1,
-        "multi": True,
-        "includeAll": True,
-        "allValue": ".*",
-        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
-    }
-    return [{"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}, pools]
-
-
-def _placed(rows: Iterator[tuple[str, list[Json]]]) -> Iterator[Json]:
-    """Each row's panels side by side, with numbers and places."""
-    number, top = 1, 0
-    for title, panels in rows:
-        place = {"h": 1, "w": _WIDTH, "x": 0, "y": top}
-        yield {"id": number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []}
-        width = _WIDTH // max(1, min(len(panels), 4))
-        for index, panel in enumerate(panels):
-            column, line = index % 4 * width, index // 4 * _HEIGHT
-            yield {
-                "id": number + 1 + index,
-                **panel,
-                "gridPos": {"h": _HEIGHT, "w": width, "x": column, "y": top + 1 + line},
-            }
-        number += 1 + len(panels)
-        top += 1 + _HEIGHT * -(-len(panels) // 4)
-
-
-def _rows(service: ServicePlan, wanted: MonitoringPlan) -> Iterator[tuple[str, list[Json]]]:
+def _rows(service: ServicePlan, wanted: MonitoringPlan) -> Iterator[Row]:
     rows = {
         "Latency": [*_latency(service, wanted), *_burn(service, wanted)],
         "Load": list(_load(service, wanted.metrics)),
@@ -131,7 +73,7 @@ def _latency(service: ServicePlan, wanted: MonitoringPlan) -> Iterator[Json]:
             goals = [one for one in wanted.objectives if one.metric == metric]
             lines = _quantiles(service, wanted.metrics[metric]) + list(map(_goal, goals))
             note = " Dashed: the objectives of spec.slo." if goals else " No objective is set for it in spec.slo."
-            yield _graph(title, f"{what} Estimated from histogram buckets.{note}", lines, "s")
+            yield graph(title, f"{what} Estimated from histogram buckets.{note}", lines, "s")
 
 
 def _quantiles(service: ServicePlan, histogram: str) -> list[Target]:
@@ -153,7 +95,7 @@ def _burn(service: ServicePlan, wanted: MonitoringPlan) -> Iterator[Json]:
             "How many times faster than it may the error budget was used up in the last hour, all pools: 1 uses it up exactly. "
             "From 14.4 on somebody is paged at once."
         )
-        yield _graph("Error budget burn rate", what, [*lines, ("vector(1)", "objective: budget just kept")], "none")
+        yield graph("Error budget burn rate", what, [*lines, ("vector(1)", "objective: budget just kept")], "none")
 
 
 def _short(one: Objective) -> str:
@@ -165,23 +107,23 @@ def _load(service: ServicePlan, names: Mapping[str, str]) -> Iterator[Json]:
     lines = [(f"sum({names[role]}{{{chosen}}})", role) for role in ("running", "waiting") if role in names]
     if lines:
         what = "Requests in a batch now, and requests that wait for a place in one. Waiting for minutes: more load than capacity."
-        yield _graph("Requests running and waiting", what, lines, "short")
+        yield graph("Requests running and waiting", what, lines, "short")
     if "success" in names:
         rate = f"sum by (finished_reason) (rate({_counter(names['success'])}{{{chosen}}}[$__rate_interval]))"
         what = (
             "Finished requests by why they ended: stop (done), length (cut off), abort (the client left), error (ours)."
         )
-        yield _graph("Requests by end", what, [(rate, "{{finished_reason}}")], "reqps", stacked=True)
+        yield graph("Requests by end", what, [(rate, "{{finished_reason}}")], "reqps", stacked=True)
     tokens = [
         (f"sum(rate({_counter(names[role])}{{{chosen}}}[$__rate_interval]))", legend)
         for role, legend in (("prompt_tokens", "prompt"), ("generation_tokens", "generated"))
         if role in names
     ]
     if tokens:
-        yield _graph("Tokens per second", "Prompt tokens taken in and tokens generated.", tokens, "short")
+        yield graph("Tokens per second", "Prompt tokens taken in and tokens generated.", tokens, "short")
     if "queue_time" in names:
         what = "How long requests waited for a place in a batch. Part of the time to first token."
-        yield _graph("Time in queue", what, _quantiles(service, names["queue_time"]), "s")
+        yield graph("Time in queue", what, _quantiles(service, names["queue_time"]), "s")
 
 
 def _cache(service: ServicePlan, names: Mapping[str, str]) -> Iterator[Json]:
@@ -192,18 +134,18 @@ def _cache(service: ServicePlan, names: Mapping[str, str]) -> Iterator[Json]:
             for how, legend in (("max", "fullest"), ("avg", "mean"))
         ]
         what = "Share of the KV cache in use: the fullest replica and the mean of each pool. Near 100 % requests are preempted."
-        yield _graph("KV cache", what, lines, "percentunit", top=1)
+        yield graph("KV cache", what, lines, "percentunit", top=1)
     if {"prefix_hits", "prefix_queries"} <= names.keys():
         hits, queries = (
             f"sum by (pool) (rate({_counter(names[role])}{{{chosen}}}[$__rate_interval]))"
             for role in ("prefix_hits", "prefix_queries")
         )
         what = "Share of prompt tokens whose KV blocks were there already, so that nobody had to compute them."
-        yield _graph("Prefix cache hits", what, [(f"{hits} / ({queries} > 0)", "{{pool}}")], "percentunit", top=1)
+        yield graph("Prefix cache hits", what, [(f"{hits} / ({queries} > 0)", "{{pool}}")], "percentunit", top=1)
     if "preemptions" in names:
         rate = f"sum by (pool) (rate({_counter(names['preemptions'])}{{{chosen}}}[$__rate_interval]))"
         what = "Requests a second that lost their KV cache to others and are computed again. Should be 0."
-        yield _graph("Preemptions", what, [(rate, "{{pool}}")], "ops")
+        yield graph("Preemptions", what, [(rate, "{{pool}}")], "ops")
 
 
 def _replicas(service: ServicePlan) -> Iterator[Json]:
@@ -213,55 +155,7 @@ def _replicas(service: ServicePlan) -> Iterator[Json]:
         least = pool.replicas if pool.bounds is None else pool.bounds.low
         lines.append((f"vector({least})", f"{pool.name} {'wanted' if pool.bounds is None else 'at least'}"))
     what = "Replicas that answer Prometheus, and those that exist: a replica that loads its weights exists and does not answer."
-    yield _graph("Replicas by pool", what, lines, "short")
-
-
-def _graph(
-    title: str, description: str, lines: list[Target], unit: str, *, top: float | None = None, stacked: bool = False
-) -> Json:
-    custom: Json = {"drawStyle": "line", "lineWidth": 2, "fillOpacity": 20 if stacked else 0, "showPoints": "never"}
-    custom |= {"spanNulls": False, "stacking": {"mode": "normal" if stacked else "none", "group": "A"}}
-    dashed = [
-        {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [8, 8]}},
-        {"id": "custom.lineWidth", "value": 1},
-    ]
-    return {
-        "type": "timeseries",
-        "title": title,
-        "description": description,
-        "datasource": _SOURCE,
-        "fieldConfig": {
-            "defaults": {
-                "unit": unit,
-                "min": 0,
-                **({} if top is None else {"max": top}),
-                "color": {"mode": "palette-classic"},
-                "custom": custom,
-            },
-            "overrides": [
-                {"matcher": {"id": "byRegexp", "options": "/^objective| (wanted|at least)$/"}, "properties": dashed}
-            ],
-        },
-        "options": {
-            "legend": {
-                "displayMode": "table",
-                "placement": "bottom",
-                "showLegend": True,
-                "calcs": ["lastNotNull", "max"],
-            },
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        },
-        "targets": [
-            {
-                "refId": chr(ord("A") + index),
-                "datasource": _SOURCE,
-                "expr": expression,
-                "legendFormat": legend,
-                "range": True,
-            }
-            for index, (expression, legend) in enumerate(lines)
-        ],
-    }
+    yield graph("Replicas by pool", what, lines, "short")
 
 
 def _of(service: ServicePlan) -> str:

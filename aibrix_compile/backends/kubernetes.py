@@ -97,11 +97,12 @@ def _service(service: ServicePlan) -> Object:
 
 
 def _headless(service: ServicePlan) -> Object:
-    """Every replica's address, ready or not: the gateway judges for itself."""
+    """Every replica's address, ready or not, where a picker judges for itself; only those that are ready and stay, where
+    Envoy alone trusts names."""
     port = {"name": "http", "port": service.port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     spec = {
         "clusterIP": "None",
-        "publishNotReadyAddresses": True,
+        "publishNotReadyAddresses": bool(service.routing.picker),
         "selector": selector(service, role=SERVE),
         "ports": [port],
     }

@@ -12,6 +12,7 @@ from aibrix_compile.plan import ServicePlan
 SERVICE_LABEL = "serving.aibrix.ai/service"
 POOL_LABEL = "serving.aibrix.ai/pool"
 ROLE_LABEL = "serving.aibrix.ai/role"
+GATEWAY_LABEL = "serving.aibrix.ai/gateway"
 SERVE, WORKER = "serve", "worker"
 SOURCE_ANNOTATION = "serving.aibrix.ai/source"
 CONFIG_ANNOTATION = "serving.aibrix.ai/config-hash"
@@ -54,7 +55,7 @@ def metadata(
         "name": name,
         "namespace": service.namespace,
         "labels": labels(service, pool),
-        "annotations": {**(annotations or {}), SOURCE_ANNOTATION: f"{service.file}#{_dotted(path)}"},
+        "annotations": {**(annotations or {}), SOURCE_ANNOTATION: f"{service.file}#{dotted(path)}"},
     }
 
 
@@ -109,7 +110,8 @@ def cores(millicores: int) -> str:
     return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
 
 
-def _dotted(path: Path) -> str:
+def dotted(path: Path) -> str:
+    """A spec path as people write it."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else (f".{step}" if text else step)

@@ -21,12 +21,19 @@ def add(commands: Any) -> None:
     options.add_paths(parser)
     options.add_environment(parser, "only this environment (repeatable; default: all)")
     options.add_fix(parser)
+    parser.add_argument(
+        "--envoy", action="store_true", help="also ask Envoy itself about the gateways; needs the extra `local`"
+    )
     options.add_reporting(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     result = _fixed(arguments) if arguments.fix else options.compiled(arguments, build=False)
+    if arguments.envoy:
+        from aibrix_compile.cli.envoy import judge
+
+        judge(result)
     found = result.diagnostics
     options.show(found, result.workspace.sources, result.workspace.root, arguments, sys.stdout)
     if not found and arguments.format == "pretty":

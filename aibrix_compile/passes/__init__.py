@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes import (
+    access,
     adapters,
     engine,
     hardware,
@@ -95,6 +96,7 @@ PASSES = (
     Pass(monitoring.plan, needs=("monitoring", "slo"), after=("engine",)),
     Pass(routing.strategy, needs=("routing.strategy", "adapters")),
     Pass(routing.policy, needs=("routing.whenPickerDown", "access")),
+    Pass(access.adapters, needs=("access", "adapters")),
     Pass(routing.retries, needs=("routing.retries",)),
     Pass(pod.config),
     Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout"), after=("shape",)),
@@ -164,8 +166,10 @@ def finish(work: Draft) -> ServicePlan:
         objectives=work.objectives,
         scaling=work.scaling,
         routing=routing.plan(work),
+        signals=dict(routing.SIGNALS),
         workload=_workload(work),
         adapters=work.adapters,
+        tenants=access.plan(work),
         monitoring=work.monitoring,
         pools=tuple(_pool(work, pool) for pool in work.pools),
         decisions=tuple(work.decisions),
@@ -213,7 +217,7 @@ def _pool(work: Draft, pool: PoolDraft) -> PoolPlan:
         prefetch=pool.prefetch,
         startup_seconds=pool.startup_seconds,
         progress_deadline_seconds=pool.progress_deadline_seconds,
-        propagation_seconds=pod.PROPAGATION,
+        propagation_seconds=pod.propagation(work),
         drain_seconds=pool.drain_seconds,
         grace_seconds=pool.grace_seconds,
         rollout=pool.rollout or Rollout(1, 0),

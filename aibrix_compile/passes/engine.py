@@ -10,6 +10,7 @@ from typing import Any
 from aibrix_compile.catalog import engines
 from aibrix_compile.catalog.engines import Engine, Flag
 from aibrix_compile.diagnostics import Path, Problem, Severity
+from aibrix_compile.passes import images
 from aibrix_compile.passes.draft import Draft, PoolDraft
 from aibrix_compile.plan import Argument
 
@@ -67,60 +68,15 @@ def image(draft: Draft) -> Iterator[Problem]:
     """The engine's image, from the project's mirror if there is one, with the digest of the lock."""
     assert draft.engine is not None
     path: Path = ("spec", "engine", "image")
-    wanted, mirror = draft.spec.engine.image, draft.site.mirror
+    wanted = draft.spec.engine.image
     reference = wanted or draft.engine.image
-    draft.image = reference
     if not reference:
         return
-    because = []
-    if wanted is None:
-        because.append(f"the image of {draft.engine.name} {draft.engine.version} is {reference}")
-        if mirror:
-            draft.image = f"{mirror.rstrip('/')}/{reference.partition('/')[2]}"
-            because.append(f"images.mirror of the project is {mirror}")
-    locked = draft.site.lock.images.get(reference)
-    if locked and "@" not in draft.image:
-        draft.image += f"@{locked.value}"
-        because.append(f"digest from {locked.where}")
-    if because:
-        draft.decide(path, draft.image, *because)
-    yield from _image_policy(draft, path)
-
-
-def _image_policy(draft: Draft, path: Path) -> Iterator[Problem]:
-    policy, reference = draft.site.environment.policy, draft.image
-    name, _, digest = reference.partition("@")
-    last = name.rpartition("/")[2]
-    tag = last.partition(":")[2]
-    registry = name.partition("/")[0] if "." in name.partition("/")[0] or ":" in name.partition("/")[0] else "docker.io"
-    if policy.registries and not any(
-        _within(reference if registry != "docker.io" else _full(name), allowed) for allowed in policy.registries
-    ):
-        hint = f"use an image from {' or '.join(policy.registries)}, or images.mirror of the project"
-        yield Problem("AC401", path, f"{reference} comes from {registry}, which the environment does not allow", hint)
-    if "latest-tag" in policy.forbid and not digest and tag in ("", "latest"):
-        yield Problem(
-            "AC402",
-            path,
-            f"{reference} means whatever is latest; the environment forbids it",
-            "name the version's tag, best with its digest",
-        )
-    if "unpinned-image" in policy.forbid and not digest:
-        yield Problem(
-            "AC403",
-            path,
-            f"{reference} has no digest, which the environment demands",
-            "append @sha256:..., or lock it in aibrix.lock",
-        )
-
-
-def _full(name: str) -> str:
-    return name if name.startswith("docker.io/") else f"docker.io/{name}"
-
-
-def _within(reference: str, allowed: str) -> bool:
-    allowed = allowed.rstrip("/")
-    return reference.startswith((allowed + "/", allowed + ":", allowed + "@")) or reference == allowed
+    draft.image, found = images.resolved(reference, draft.site.mirror if wanted is None else "", draft.site.lock)
+    because = [] if wanted else [f"the image of {draft.engine.name} {draft.engine.version} is {reference}"]
+    if because or found:
+        draft.decide(path, draft.image, *because, *found)
+    yield from images.policy(draft.site.environment.policy, draft.image, path)
 
 
 def flags(draft: Draft) -> Iterator[Problem]:

@@ -23,8 +23,8 @@ class Finding(NamedTuple):
     others: tuple[tuple[Draft, Path, str], ...] = ()
 
 
-def project(spec: Project, build: bool) -> Iterator[Problem]:
-    """What the Project itself must get right for any service to be compiled; for a build, what nothing acts on yet."""
+def project(spec: Project) -> Iterator[Problem]:
+    """What the Project itself must get right for any service to be compiled."""
     for name, hint in (("services", "[services/*.yaml]"), ("environments", "[{name: prod, namespace: llm}]")):
         if not getattr(spec.spec, name):
             yield Problem(
@@ -41,11 +41,6 @@ def project(spec: Project, build: bool) -> Iterator[Problem]:
         if environment.kubernetes not in KUBERNETES:
             message = f"Kubernetes {environment.kubernetes} is not among the versions that are compiled for"
             yield Problem("AC504", (*path, "kubernetes"), message, f"write one of {', '.join(KUBERNETES)} in quotes")
-        if environment.gateway is not None and build:
-            message = "gateway is valid, but what would act on it is not compiled yet: the gateway"
-            yield Problem(
-                "AC501", (*path, "gateway"), message, "remove gateway to build; `check` accepts it", at_key=True
-            )
         if (argocd := environment.argocd) is not None:
             here = (*path, "argocd")
             if (argocd.destination.server is None) == (argocd.destination.name is None):

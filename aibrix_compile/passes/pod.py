@@ -13,6 +13,7 @@ from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
 from aibrix_compile.passes.engine import PORT
 from aibrix_compile.passes.hardware import MOCK
+from aibrix_compile.passes.routing import picker_reason
 from aibrix_compile.passes.weights import MODEL_FOLDER
 from aibrix_compile.plan import Prefetch, Storage, Variable, Volume
 
@@ -20,7 +21,8 @@ SCRATCH = "/scratch"
 CONFIG_FOLDER = "/etc/aibrix"
 DRAIN = "drain.py"
 _GIB = 2**30
-PROPAGATION = 15  # seconds until endpoints, proxies and DNS have forgotten a pod that terminates
+_PROPAGATION = 15  # seconds until endpoints and proxies have forgotten a pod that terminates
+_NAMES = 35  # and names, which CoreDNS keeps for 30 s
 _MARGIN = 15  # seconds for the engine to exit after SIGTERM
 _READ = 100e6  # bytes per second that a store or disk gives at worst to each process that reads weights
 _WARM_UP = 240  # seconds: imports, compilation, graph capture, profiling run
@@ -258,15 +260,22 @@ def times(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     pool.startup_seconds = _tens(_WARM_UP + read)
     pool.progress_deadline_seconds = math.ceil((pool.startup_seconds + fetch + _PULL) / 60) * 60
     answer = math.ceil(draft.spec.routing.timeout / 1000)
-    pool.drain_seconds = PROPAGATION + answer
+    forgotten = propagation(draft)
+    pool.drain_seconds = forgotten + answer
     pool.grace_seconds = pool.drain_seconds + _MARGIN
     draft.decide(
         pool.path,
         f"{pool.startup_seconds} s to start, {pool.grace_seconds} s to stop",
         f"start: {_WARM_UP} s to warm up, {read:.0f} s to read {size_text(weights)} at 100 MB/s for each GPU",
-        f"stop: {PROPAGATION} s to leave the endpoints, {answer} s for the longest answer (routing.timeout), {_MARGIN} s to exit",
+        f"stop: {forgotten} s to leave the endpoints, {answer} s for the longest answer (routing.timeout), {_MARGIN} s to exit",
     )
     yield from ()
+
+
+def propagation(draft: Draft) -> int:
+    """Seconds until nobody sends to a pod that terminates. A picker knows at once; Envoy alone trusts names."""
+    alone = draft.site.environment.gateway is not None and not picker_reason(draft)
+    return _NAMES if alone else _PROPAGATION
 
 
 def _round(size: int) -> int:

@@ -1,20 +1,23 @@
-"""Routing: strategies that have what they need, and times that fit each other. `build` compiles it with the gateway."""
+"""Routing: strategies that have what they need, times that fit each other, and whether a picker is needed at all."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 from collections.abc import Iterator
 
 from aibrix_compile.diagnostics import Path, Problem, Severity
 from aibrix_compile.passes.draft import Draft
-from aibrix_compile.plan import RoutingPlan
+from aibrix_compile.passes.monitoring import ROLES
+from aibrix_compile.plan import CanaryPlan, HoldPlan, RoutingPlan
 from aibrix_compile.spec.decode import sound
-from aibrix_compile.spec.modelservice import RoutingStrategy
+from aibrix_compile.spec.modelservice import Custom, RoutingStrategy
 
 _ROUTING: Path = ("spec", "routing")
 _STRATEGY: Path = (*_ROUTING, "strategy")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z", re.ASCII)
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z", re.ASCII)  # proxies drop headers with underscores
 _MIXED = tuple(name for name in RoutingStrategy.names() if name not in ("weighted", "session", "custom"))
 _RETRIES = (
     "5xx",
@@ -41,11 +44,13 @@ def strategy(draft: Draft) -> Iterator[Problem]:
             "a session is named by a header or by a cookie",
             "write {session: {header: x-session-id}}",
         )
-    if wanted.name == "custom" and not _FUNCTION.match(wanted.parameters.function):
-        path = (*_STRATEGY, "custom", "function")
-        yield Problem(
-            "AC107", path, f'"{wanted.parameters.function}" names no Python function', "write package.module:function"
-        )
+    if wanted.name == "session":
+        for kind in ("header", "cookie"):
+            if (name := getattr(wanted.parameters, kind)) is not None and not _TOKEN.match(name):
+                message = f'"{name}" is no name of a {kind}'
+                yield Problem("AC107", (*_STRATEGY, "session", kind), message, "use letters, digits and -")
+    if wanted.name == "custom":
+        yield from _custom(wanted.parameters)
     if wanted.name == "weighted":
         weights = wanted.parameters
         for name in weights.keys() - set(_MIXED):
@@ -64,19 +69,85 @@ def strategy(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def _custom(wanted: Custom) -> Iterator[Problem]:
+    """The function's name is one, and its module, where the project has it, is Python with such a function."""
+    path: Path = (*_STRATEGY, "custom")
+    module, _, function = wanted.function.partition(":")
+    if not _FUNCTION.match(wanted.function):
+        message = f'"{wanted.function}" names no Python function'
+        yield Problem("AC107", (*path, "function"), message, "write package.module:function")
+    elif wanted.source is not None and "." in module:
+        message = f"source is the file of a module, and {module} is one inside of a package"
+        yield Problem("AC107", (*path, "function"), message, f"write {module.rpartition('.')[2]}:{function}")
+    elif wanted.source is not None:
+        try:
+            tree = ast.parse(wanted.source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            line = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            yield Problem("AC125", (*path, "source"), f"the file is no Python{line}", "the picker could not load it")
+            return
+        names = [one.name for one in tree.body if isinstance(one, ast.FunctionDef)]
+        if function not in names:
+            hint = f"its functions are {', '.join(names) or 'none'}"
+            yield Problem("AC125", (*path, "source"), f"the file has no function {function}", hint)
+
+
 def plan(draft: Draft) -> RoutingPlan:
-    """What the picker is told, and the simulator."""
+    """What Envoy and the picker are told, and the simulator."""
     routing = draft.spec.routing
     given = routing.strategy.parameters
     parameters = dict(given) if isinstance(given, dict) else {k: v for k, v in vars(given).items() if v is not None}
-    hold = routing.hold.maxWait / 1000 if routing.hold else 0.0
-    return RoutingPlan(routing.strategy.name, parameters, routing.fallback, hold)
+    source = str(parameters.pop("source", ""))
+    picker = picker_reason(draft)
+    if draft.site.environment.gateway is not None:
+        decided = f"by a picker: {picker}" if picker else "by Envoy alone"
+        draft.decide(_STRATEGY, f"{routing.strategy.name}, {decided}")
+    hold, canary = routing.hold, routing.canary
+    return RoutingPlan(
+        strategy=routing.strategy.name,
+        parameters=parameters,
+        source=source,
+        fallback=routing.fallback,
+        timeout_seconds=routing.timeout / 1000,
+        idle_seconds=routing.idleTimeout / 1000,
+        attempts=routing.retries.attempts,
+        retry_on=tuple(routing.retries.when),
+        hold=HoldPlan(hold.maxWait / 1000, hold.maxRequests, hold.maxBytes) if hold else None,
+        when_picker_down=routing.whenPickerDown,
+        canary=CanaryPlan(canary.service, canary.weight) if canary else None,
+        spill_to=routing.spillTo or "",
+        priority=tuple(routing.priority),
+        picker=picker,
+    )
+
+
+SIGNALS = {
+    **{role: ROLES[role] for role in ("running", "waiting", "kv_usage")},
+    "cache_config": "vllm:cache_config_info",
+}
+ENVOY_ALONE = ("least-request", "random", "session")
+"""Strategies for which Envoy's own load balancing knows enough."""
+
+
+def picker_reason(draft: Draft) -> str:
+    """Why requests of the service pass a picker; empty: they do not."""
+    routing, adapters, gateway = draft.spec.routing, draft.spec.adapters, draft.site.environment.gateway
+    budgets = [tenant.name for tenant in gateway.tenants if tenant.tokensPerMinute] if gateway else []
+    reasons = (
+        (routing.strategy.name not in ENVOY_ALONE, f"strategy {routing.strategy.name}"),
+        (routing.hold is not None, "requests are held"),
+        (bool(routing.priority), "priority classes"),
+        (bool(adapters and adapters.items), "adapters are not on every replica at all times"),
+        (bool(budgets), f"a token budget of {', '.join(budgets)}"),
+    )
+    return ", ".join(reason for wanted, reason in reasons if wanted)
 
 
 def policy(draft: Draft) -> Iterator[Problem]:
     """An environment may forbid that requests pass while no picker answers."""
     routing = draft.spec.routing
-    if "fail-open" in draft.site.environment.policy.forbid and draft.spec.access and routing.whenPickerDown == "serve":
+    forbidden = "fail-open" in draft.site.environment.policy.forbid
+    if forbidden and draft.spec.access and routing.whenPickerDown == "serve" and picker_reason(draft):
         message = f"the policy of {draft.site.environment.name} forbids fail-open, and requests are served while no picker answers"
         hint = "write whenPickerDown: refuse; token budgets lapse without a picker"
         yield Problem("AC406", (*_ROUTING, "whenPickerDown"), message, hint)

@@ -304,6 +304,11 @@ class Custom(Model):
     function: Text = field(
         "Python function (request, endpoints, now) -> scores, as package.module:function.", "acme_routing.scores:score"
     )
+    source: Text | None = field(
+        "File with that module, relative to this one; it is mounted into the picker. Default: its image has the module.",
+        "scores.py",
+        None,
+    )
 
 
 class RoutingStrategy(Choice):
@@ -325,7 +330,7 @@ class RoutingStrategy(Choice):
 class Retries(Model):
     attempts: Count = field("Further tries on another replica; never after an answer has begun.", 2, 2)
     when: list[Text] = field(
-        "Conditions of a retry.", ["connect-failure", "503"], ["connect-failure", "refused-stream", "503"]
+        "Conditions of a retry.", ["connect-failure", "503"], ["connect-failure", "refused-stream", "reset", "503"]
     )
 
 
@@ -342,7 +347,7 @@ class Canary(Model):
 
 class Routing(Model):
     strategy: RoutingStrategy = field(
-        "How a replica is chosen.", "cost", lambda: RoutingStrategy.model_validate("least-request")
+        "How a replica is chosen.", "cost", lambda: RoutingStrategy.model_validate("cost")
     )
     fallback: Literal["least-request", "random"] = field(
         "Used, and reported, when the strategy's inputs are missing.", "least-request", "least-request"

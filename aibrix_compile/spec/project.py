@@ -6,6 +6,7 @@ from aibrix_compile.spec.base import Model, field
 from aibrix_compile.spec.free import FreeList
 from aibrix_compile.spec.modelservice import API_VERSION
 from aibrix_compile.spec.types import (
+    Bool,
     Bytes,
     Cost,
     Count,
@@ -69,6 +70,13 @@ class Tenant(Model):
     tokensPerMinute: Positive | None = field("Tokens per minute. Default: no limit.", 200000, None)
 
 
+class Picker(Model):
+    image: Text | None = field(
+        "Its image, built from controllers/; none is published yet.", "registry.example.com/aibrix/picker:0.1.0", None
+    )
+    replicas: Positive | None = field("Pickers. Default: as many as the gateway has replicas.", 2, None)
+
+
 class Gateway(Model):
     mode: Literal["envoy", "gateway-api"] = field("Own data plane, or an existing Gateway.", "envoy", "envoy")
     namespace: DnsLabel = field("Namespace of the gateway.", "llm-gateway", "llm-gateway")
@@ -79,6 +87,11 @@ class Gateway(Model):
     bodyLimit: Bytes = field("Largest request body.", "32Mi", 32 * 2**20)
     apiKeys: ApiKeys | None = field("Keys of the tenants.", {"secret": "tenant-keys"}, None)
     tenants: list[Tenant] = field("Who may call.", [{"name": "acme", "requestsPerMinute": 600}], [])
+    image: Text = field(
+        "Envoy's image; it has bash.", "docker.io/envoyproxy/envoy:v1.40.0", "docker.io/envoyproxy/envoy:v1.40.0"
+    )
+    headers: Bool = field("Say in each answer's headers which replica it came from, and why.", True, True)
+    picker: Picker = field("What chooses replicas, where Envoy alone does not do.", {"replicas": 2}, Picker)
 
 
 class Destination(Model):
