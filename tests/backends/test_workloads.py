@@ -70,9 +70,12 @@ def test_pods_are_reached_at_the_engines_port_alone(tmp_path: Path) -> None:
     assert group["ingress"][1]["from"] == [{"podSelector": {"matchLabels": {"serving.aibrix.ai/service": "chat"}}}]
 
 
-def test_a_gateway_is_refused_by_build_alone(tmp_path: Path) -> None:
+def test_a_gateway_without_an_image_for_its_picker_is_refused_by_build_alone(tmp_path: Path) -> None:
     result = compiled(tmp_path, environment="gateway: {hostname: llm.example.com}")
-    assert [(one.code, one.span.file) for one in result.diagnostics] == [("AC501", "aibrix.yaml")]
+    assert [(one.code, one.span.file) for one in result.diagnostics] == [
+        ("AC238", "aibrix.yaml"),
+        ("AC502", "aibrix.yaml"),
+    ]
 
 
 def test_a_template_may_refer_to_what_somebody_else_made(tmp_path: Path) -> None:

@@ -105,4 +105,4 @@ def test_codes_in_the_source_are_those_that_are_listed() -> None:
 
 
 def test_pages_without_an_example_say_why() -> None:
-    assert sorted(TITLES.keys() - set(EXECUTED)) == ["AC506"]
+    assert sorted(TITLES.keys() - set(EXECUTED)) == ["AC309", "AC506", "AC511"]

@@ -47,17 +47,17 @@ def test_a_service_alone_does_not_depend_on_the_current_folder(tmp_path: Path) -
     assert tree(tmp_path / "out" / "a") == tree(EXAMPLES / "01-minimal" / "expected")
 
 
-def test_one_more_adapter_changes_one_file_of_each_environment(tmp_path: Path) -> None:
+def test_one_more_adapter_changes_one_file_of_each_environment_and_two_of_its_gateway(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES / "07-company", tmp_path / "p", ignore=shutil.ignore_patterns("expected"))
     assert build(tmp_path / "p", tmp_path / "out").returncode == 0
     before = tree(tmp_path / "out")
     with (tmp_path / "p/adapters/travel.yaml").open("a") as file:
         file.write("  - {name: travel-new, uri: s3://adapters/travel/new, rank: 8}\n")
     done = build(tmp_path / "p", tmp_path / "out")
-    assert "3 written" in done.stderr, done.stderr
+    assert "5 written" in done.stderr, done.stderr
     after = tree(tmp_path / "out")
     changed = [name for name in after if before[name] != after[name]]
-    assert [name.split("/")[0] for name in changed] == ["dev", "prod", "staging"]
+    assert [name.split("/")[0] for name in changed] == ["dev", "prod", "prod", "prod", "staging"]
     for name in changed:
         assert 0 < len(after[name].splitlines()) - len(before[name].splitlines()) <= 5
 
@@ -101,7 +101,8 @@ def test_pods_are_least_privileged() -> None:
         if value["kind"] != "Deployment":
             continue
         pod = value["spec"]["template"]["spec"]
-        assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"], path
+        reads_pods = value["metadata"]["labels"]["app.kubernetes.io/component"] == "picker"
+        assert pod["securityContext"]["runAsNonRoot"] and pod["automountServiceAccountToken"] is reads_pods, path
         for container in (*pod.get("initContainers", ()), *pod["containers"]):
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], path
@@ -110,8 +111,10 @@ def test_pods_are_least_privileged() -> None:
 
 def test_pods_have_time_to_finish_the_longest_answer() -> None:
     for path, value in _objects():
-        if value["kind"] == "Deployment":
+        component = value["metadata"].get("labels", {}).get("app.kubernetes.io/component")
+        if value["kind"] == "Deployment" and component != "picker":
             pod = value["spec"]["template"]["spec"]
             assert pod["terminationGracePeriodSeconds"] > 300, path
             *_, propagation, limit = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-            assert int(propagation) + 300 <= int(limit) < pod["terminationGracePeriodSeconds"], path
+            whole = int(limit) + (int(propagation) if component == "gateway" else 0)
+            assert int(propagation) + 300 <= whole < pod["terminationGracePeriodSeconds"], path

@@ -32,9 +32,16 @@ class Mock:
     """One engine. `speed` 10 makes tokens of 1.1 ms instead of 11."""
 
     def __init__(
-        self, *flags: str, speed: float = 10, paths: tuple[Path, ...] = PATHS, wait: bool = True, **variables: str
+        self,
+        *flags: str,
+        speed: float = 10,
+        paths: tuple[Path, ...] = PATHS,
+        wait: bool = True,
+        at: tuple[str, int] | None = None,
+        served: str = "base",
+        **variables: str,
     ) -> None:
-        self.port = free_port()
+        self.host, self.port = at or ("127.0.0.1", free_port())
         environment = {key: value for key, value in os.environ.items() if not key.startswith("AIBRIX_MOCK_")}
         environment |= {
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -43,11 +50,11 @@ class Mock:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             **variables,
         }
-        command = [sys.executable, "-m", "aibrix_mock", "--model=org/base", "--served-model-name=base", *flags]
-        command += ["--host=127.0.0.1", f"--port={self.port}"]
+        command = [sys.executable, "-m", "aibrix_mock", "--model=org/base", f"--served-model-name={served}", *flags]
+        command += [f"--host={self.host}", f"--port={self.port}"]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
         self.process = subprocess.Popen(command, env=environment, stderr=self._log)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=20)
         if wait:
             self.ready()

@@ -222,7 +222,7 @@ def test_defaults_are_spelled() -> None:
     fields = SCHEMAS["complete.yaml"]["definitions"]
     found = {name: field["default"] for name, field in fields["Routing"]["properties"].items() if "default" in field}
     assert found == {
-        "strategy": "least-request",
+        "strategy": "cost",
         "fallback": "least-request",
         "timeout": "300s",
         "idleTimeout": "120s",
