@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint golden bench bench-sim engine-venv validate-engine cluster-assets e2e-argocd e2e-kind clean
+.PHONY: help demo test test-full lint golden bench bench-sim bench-routing bench-picker bench-gateway bench-replay faults \
+  engine-venv validate-engine cluster-assets e2e-argocd e2e-kind clean
 
 help:            ## what there is
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +42,22 @@ bench: $(READY)  ## compile times beside Helm and cdk8s, in one run; the mock en
 
 bench-sim: $(READY) ## the simulator: speed, memory, routing and scaling side by side; TRACES=folder of public traces
 	$(BIN)/python -m tests.bench.simulation $(if $(TRACES),--traces $(TRACES))
+
+bench-routing: $(READY) ## routing strategies by load, knowledge and number of pickers, simulated; TRACES=folder
+	$(BIN)/python -m tests.bench.routing $(if $(TRACES),--traces $(TRACES))
+
+bench-picker: $(READY) ## what a pick costs, and what the picker's observation does
+	$(BIN)/python -m tests.bench.picker
+	$(BIN)/python -m tests.bench.scrape
+
+bench-gateway: $(READY) ## the gateway beside four routers of others: requests/s, CPU, latency, memory; ARGS=--quick
+	$(BIN)/python -m tests.bench.gateway.run $(ARGS)
+
+bench-replay: $(READY) ## a public trace through the real gateway and through the simulator; TRACES=folder
+	$(BIN)/python -m tests.bench.replay $(if $(TRACES),--traces $(TRACES)) $(ARGS)
+
+faults: $(READY) ## what breaks, on ours and on those routers, side by side; ARGS="--probe NAME"
+	$(BIN)/python -m tests.bench.gateway.faults $(ARGS)
 
 engine-venv: $(READY) ## a real vLLM on CPU for tests: 7 GB in the cache folder, five minutes
 	$(BIN)/python -m tests.engine.venv
