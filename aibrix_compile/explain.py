@@ -107,6 +107,11 @@ def emitted(result: Compilation, file: str, path: Path) -> Iterator[str]:
     yield f"{artifact.path} {dotted(path) or '(the whole object)'}:"
     yield from (f"    {line}" for line in text.splitlines()[:12])
     source, environment = artifact.source(path), artifact.path.partition("/")[0]
+    project = result.workspace.project_document
+    if source is not None and not source.service and project is not None:
+        span = locate(project, source.path, at_key=True)
+        yield "comes from"
+        yield f"  {dotted(source.path)} at {span.file}:{span.line}:{span.column}, and all services of the environment"
     for draft in result.drafts[environment]:
         if source is not None and draft.metadata.name == source.service:
             yield "comes from"
