@@ -131,11 +131,10 @@ def _keys(place: Place) -> Config:
 
 
 def _rates(gateway: GatewayPlan) -> Config:
-    """Requests a minute, by tenant and by replica of the gateway. Tenants without a limit pass it by: they would be told of the
-    bucket that the filter demands for everybody."""
+    """Requests a minute, by tenant and by replica of the gateway."""
     limited = [tenant for tenant in gateway.tenants if tenant.requests_per_minute]
     plenty = {"max_tokens": 1000000, "tokens_per_fill": 1000000, "fill_interval": "1s"}
-    limit = _filter(
+    return _filter(
         "envoy.filters.http.local_ratelimit",
         f"{_HTTP}.local_ratelimit.v3.LocalRateLimit",
         stat_prefix="tenant",
@@ -143,9 +142,13 @@ def _rates(gateway: GatewayPlan) -> Config:
         always_consume_default_token_bucket=False,
         filter_enabled={"default_value": {"numerator": 100}},
         filter_enforced={"default_value": {"numerator": 100}},
-        enable_x_ratelimit_headers="DRAFT_VERSION_03",
         enable_retry_after_header=True,
-        rate_limits=[{"actions": [{"request_headers": {"header_name": "x-tenant", "descriptor_key": "tenant"}}]}],
+        rate_limits=[
+            {
+                "actions": [{"request_headers": {"header_name": "x-tenant", "descriptor_key": "tenant"}}],
+                "x_ratelimit_option": "DRAFT_VERSION_03",  # here: who has no limit is not told of the bucket of plenty
+            }
+        ],
         descriptors=[
             {
                 "entries": [{"key": "tenant", "value": tenant.name}],
@@ -157,22 +160,6 @@ def _rates(gateway: GatewayPlan) -> Config:
             }
             for tenant in limited
         ],
-    )
-    skip = {"@type": f"{TYPE}envoy.extensions.filters.common.matcher.action.v3.SkipFilter"}
-    free = {
-        tenant.name: {"action": {"name": "skip", "typed_config": skip}}
-        for tenant in gateway.tenants
-        if not tenant.requests_per_minute
-    }
-    if not free:
-        return limit
-    header = {"@type": f"{TYPE}envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": "x-tenant"}
-    tree = {"input": {"name": "tenant", "typed_config": header}, "exact_match_map": {"map": free}}
-    return _filter(
-        "aibrix.rates",
-        "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-        extension_config=limit,
-        xds_matcher={"matcher_tree": tree},
     )
 
 
