@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aibrix_compile.policy.profile import TABLE
 from aibrix_controllers.picker.config import Mistake, load, parse
@@ -116,6 +119,32 @@ def test_ten_thousand_adapters() -> None:
     data["services"]["chat"]["adapters"]["placed"] = [f"adapter-{number}" for number in range(10_000)]
     found = parse(data)
     assert len(found.models) == 10_002 and found.services["chat"].has("adapter-9999")
+
+
+def places(data: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Ways to everything in it."""
+    rows = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [way, *(deeper for key, value in rows for deeper in places(value, (*way, key)))]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(places(WHOLE)[1:]), anything)
+def test_whatever_stands_somewhere_it_is_taken_or_a_mistake(way: tuple[Any, ...], value: Any) -> None:
+    """Nothing else may come out: the process goes on with the old config only after a Mistake."""
+    data = copy.deepcopy(WHOLE)
+    place: Any = data
+    for key in way[:-1]:
+        place = place[key]
+    place[way[-1]] = value
+    with contextlib.suppress(Mistake):
+        parse(data)
 
 
 @pytest.mark.parametrize(

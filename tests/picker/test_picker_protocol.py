@@ -283,6 +283,11 @@ def test_spliced_fields_are_a_struct(value: str, estimate: float, size: float) -
     assert dict(found) == {"reason": value, "other": value, "estimate": estimate, "prompt_bytes": size}
 
 
+@pytest.mark.parametrize("size", [*range(105, 130), 255, 16_384, 70_000])
+def test_lengths_of_more_than_one_byte(size: int) -> None:
+    assert dict(Struct.FromString(text("reason")("x" * size))) == {"reason": "x" * size}
+
+
 def test_nothing_of_a_prompt_stays_while_the_engine_answers(scene: Scene) -> None:
     talk = scene.stream()
     talk.headers()

@@ -8,6 +8,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -57,18 +58,23 @@ class Process:
         command += ["--config", str(self.config), "--endpoints", str(self.endpoints)]
         command += [part for name in ("grpc", "health", "http", "peer") for part in (f"--{name}-port", "0")]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
         self.ports = self.line("ready")
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.ports['grpc']}")
         self.health = grpc.insecure_channel(f"127.0.0.1:{self.ports['health']}").unary_unary(CHECK)
 
-    def line(self, event: str) -> dict[str, Any]:
-        """The next line of the log with this event."""
+    def _read(self) -> None:
         assert self.process.stderr
         for text in self.process.stderr:
-            found: dict[str, Any] = json.loads(text)
+            self._lines.put(text)
+
+    def line(self, event: str) -> dict[str, Any]:
+        """The next line of the log with this event."""
+        while True:
+            found: dict[str, Any] = json.loads(self._lines.get(timeout=20))
             if found["event"] == event:
                 return found
-        raise AssertionError(f"it ended without {event}")
 
     def get(self, path: str) -> tuple[int, str]:
         try:
