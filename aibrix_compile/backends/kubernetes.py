@@ -102,7 +102,7 @@ def _headless(service: ServicePlan) -> Object:
     port = {"name": "http", "port": service.port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     spec = {
         "clusterIP": "None",
-        "publishNotReadyAddresses": bool(service.routing.picker),
+        **({"publishNotReadyAddresses": True} if service.routing.picker else {}),
         "selector": selector(service, role=SERVE),
         "ports": [port],
     }

@@ -61,7 +61,7 @@ def test_requests_pass_a_picker_only_where_envoy_alone_would_not_do(routing: str
     assert disabled is not picker
     assert ("override_host" in made["ConfigMap/prod-gateway-clusters"]["data"]["clusters.yaml"]) is picker
     # without a picker nothing tells Envoy that a pod drains, but names of those that are ready
-    assert made["Service/chat-headless"]["spec"]["publishNotReadyAddresses"] is picker
+    assert made["Service/chat-headless"]["spec"].get("publishNotReadyAddresses", False) is picker
 
 
 def test_a_token_budget_needs_a_picker_for_everybody(tmp_path: Path) -> None:
