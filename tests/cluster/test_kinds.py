@@ -35,6 +35,14 @@ def _established(api: Api, definition: Object) -> bool:
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
+def _gone(api: Api, value: Object) -> bool:
+    try:
+        api.read_back(value)
+    except Refused as refused:
+        return refused.code == 404
+    return False
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(case: Case, api: Api) -> None:
     """Bad ones by their own message, which a schema error words as the API server does."""
@@ -50,6 +58,7 @@ def test_case(case: Case, api: Api) -> None:
     finally:
         if case.old is not None:
             api.delete({**value, **case.old})
+            wait("the old one is gone", lambda: _gone(api, value))  # the next one has its name
     assert bool(said) == (bool(case.says) or not case.rule), said
     if case.rule:
         assert case.says in said
