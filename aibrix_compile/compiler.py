@@ -15,7 +15,6 @@ from aibrix_compile.backends import (
     adapters,
     argocd,
     dashboards,
-    gateway,
     kubernetes,
     monitoring,
     network,
@@ -204,18 +203,22 @@ def _emit(plan: EnvironmentPlan, result: Compilation) -> None:
         for backend in (kubernetes, storage, adapters)
         for one in backend.externals(service)
     ]
-    if result.workspace.selected is None:
-        artifacts += gateway.emit(plan)
+    fits = True
+    if plan.gateway is not None and result.workspace.selected is None:
+        from aibrix_compile.backends import gateway  # twelve modules, which a build without one does not load
+
+        made = gateway.emit(plan)
+        artifacts += made
         externals += gateway.externals(plan)
+        for name, size in gateway.sizes(made):
+            fits = False
+            message = f"ConfigMap {name} would have {size} bytes, and Kubernetes takes {gateway.LARGEST} at most"
+            hint = "divide the services among two environments with a gateway each; most of it are names of adapters"
+            document = result.workspace.project_document
+            assert document is not None
+            result.add_problem(Problem("AC309", plan.gateway.path, message, hint), document, plan.name)
     result.artifacts += artifacts
-    too_large = list(gateway.sizes(artifacts))
-    for name, size in too_large:
-        assert plan.gateway is not None and result.workspace.project_document is not None
-        message = f"ConfigMap {name} would have {size} bytes, and Kubernetes takes {gateway.LARGEST} at most"
-        hint = "divide the services among two environments with a gateway each; most of it are names of adapters"
-        problem = Problem("AC309", plan.gateway.path, message, hint)
-        result.add_problem(problem, result.workspace.project_document, plan.name)
-    if too_large:
+    if not fits:
         return  # the closure would say it again, of the object
     for dangling in unresolved(artifacts, externals):
         source = dangling.artifact.source(dangling.path)

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aibrix_compile.artifact import Artifact, Object, Source
-from aibrix_compile.backends.objects import GATEWAY_LABEL, RETRY, SERVICE_LABEL, SOURCE_ANNOTATION, artifact, dotted
+from aibrix_compile.backends.objects import (
+    GATEWAY_LABEL,
+    PROJECT_FILE,
+    RETRY,
+    SERVICE_LABEL,
+    SOURCE_ANNOTATION,
+    artifact,
+    dotted,
+)
 from aibrix_compile.emit import json_text
 from aibrix_compile.ownership import ignore_differences
 from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, ServicePlan
@@ -27,7 +35,9 @@ def emit(environment: EnvironmentPlan) -> list[Artifact]:
         for service in environment.services
     ]
     if gateway is not None:
-        about = _about(target, gateway.name, {GATEWAY_LABEL: environment.name}, f"aibrix.yaml#{dotted(gateway.path)}")
+        about = _about(
+            target, gateway.name, {GATEWAY_LABEL: environment.name}, f"{PROJECT_FILE}#{dotted(gateway.path)}"
+        )
         value = {**about, "spec": _spec(target, "gateway", gateway.namespace, [])}
         found.append(artifact(folder, value, {(): Source("", gateway.path)}))
     return found

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aibrix_compile.artifact import Artifact, Object, Source
-from aibrix_compile.backends.objects import SERVE, artifact, metadata, selector
+from aibrix_compile.backends.objects import SERVE, artifact, metadata, scraped, selector
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.plan import MonitoringPlan, Objective, PoolPlan, ServicePlan
 
@@ -92,18 +92,8 @@ def emit(service: ServicePlan) -> list[Artifact]:
 
 def _pod_monitor(service: ServicePlan) -> Object:
     names = {"service": "label_serving_aibrix_ai_service", "pool": "label_serving_aibrix_ai_pool", "pod": "name"}
-    endpoint = {
-        "port": "http",
-        "path": "/metrics",
-        "scheme": "http",
-        "interval": "15s",
-        "scrapeTimeout": "10s",
-        "relabelings": [
-            {"action": "replace", "sourceLabels": [f"__meta_kubernetes_pod_{source}"], "targetLabel": label}
-            for label, source in names.items()
-        ],
-        "metricRelabelings": [{"action": "drop", "sourceLabels": ["__name__"], "regex": "|".join(_UNWANTED)}],
-    }
+    unwanted = [{"action": "drop", "sourceLabels": ["__name__"], "regex": "|".join(_UNWANTED)}]
+    endpoint = {**scraped("http", names), "metricRelabelings": unwanted}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",

@@ -14,6 +14,9 @@ POOL_LABEL = "serving.aibrix.ai/pool"
 ROLE_LABEL = "serving.aibrix.ai/role"
 GATEWAY_LABEL = "serving.aibrix.ai/gateway"
 SERVE, WORKER = "serve", "worker"
+PROJECT_FILE = "aibrix.yaml"
+PICKER_ACCOUNT = "aibrix-picker"
+"""The picker's ServiceAccount: `platform` makes it, with the right to read pods, and the gateway's pods use it."""
 SOURCE_ANNOTATION = "serving.aibrix.ai/source"
 CONFIG_ANNOTATION = "serving.aibrix.ai/config-hash"
 
@@ -56,6 +59,21 @@ def metadata(
         "namespace": service.namespace,
         "labels": labels(service, pool),
         "annotations": {**(annotations or {}), SOURCE_ANNOTATION: f"{service.file}#{dotted(path)}"},
+    }
+
+
+def scraped(port: str, labels: Mapping[str, str]) -> Object:
+    """An endpoint of a PodMonitor; `labels` are those that its series get, each from a piece of the pod's own data."""
+    return {
+        "port": port,
+        "path": "/metrics",
+        "scheme": "http",
+        "interval": "15s",
+        "scrapeTimeout": "10s",
+        "relabelings": [
+            {"action": "replace", "sourceLabels": [f"__meta_kubernetes_pod_{source}"], "targetLabel": label}
+            for label, source in labels.items()
+        ],
     }
 
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 from aibrix_compile import crds
 from aibrix_compile.artifact import Artifact, Object
-from aibrix_compile.backends.objects import ORDER, RETRY
+from aibrix_compile.backends.objects import ORDER, PICKER_ACCOUNT, RETRY
 from aibrix_compile.emit import yaml_text
 from aibrix_compile.ownership import SCALED, SCALER, Owned
 from aibrix_compile.plan import ArgoTarget
 
 ADAPTERS = "aibrix-adapters"
-PICKER = "aibrix-picker"
 PLUGIN = "aibrix-compile"
 IN_CLUSTER = "https://kubernetes.default.svc"
 
@@ -95,11 +94,11 @@ def _access(plan: PlatformPlan) -> Iterable[Object]:
     yield from _bound(ADAPTERS, plan.namespace, plan.namespace, _adapters_rules())
     if not plan.gateway:
         return
-    yield _account(PICKER, plan.gateway)
-    yield from _bound(PICKER, plan.gateway, plan.namespace, _picker_rules())
+    yield _account(PICKER_ACCOUNT, plan.gateway)
+    yield from _bound(PICKER_ACCOUNT, plan.gateway, plan.namespace, _picker_rules())
     if plan.gateway != plan.namespace:
         peers = [_rule(["discovery.k8s.io"], ["endpointslices"], _READ)]
-        yield from _bound(PICKER, plan.gateway, plan.gateway, peers)  # the other pickers
+        yield from _bound(PICKER_ACCOUNT, plan.gateway, plan.gateway, peers)  # the other pickers
         yield from _bound(SCALER, plan.namespace, plan.gateway, peers)  # what pickers hold and shed
 
 

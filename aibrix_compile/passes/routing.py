@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import re
 from collections.abc import Iterator
@@ -71,6 +70,8 @@ def strategy(draft: Draft) -> Iterator[Problem]:
 
 def _custom(wanted: Custom) -> Iterator[Problem]:
     """The function's name is one, and its module, where the project has it, is Python with such a function."""
+    import ast  # of this alone; a build without a custom strategy need not load it
+
     path: Path = (*_STRATEGY, "custom")
     module, _, function = wanted.function.partition(":")
     if not _FUNCTION.match(wanted.function):

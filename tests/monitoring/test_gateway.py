@@ -12,6 +12,7 @@ from aibrix_compile.backends.objects import ORDER
 from aibrix_compile.emit import yaml_text
 from aibrix_compile.plan import EnvironmentPlan
 from tests.monitoring.gateway_watched import ALL, ALONE, PROD, board, expressions, objects, of, panels, rules, watched
+from tests.monitoring.watched import laid_out
 
 NOTHING = dataclasses.replace(ALL, pod_monitor=False, alerts=False, dashboard=False)
 
@@ -158,18 +159,11 @@ def test_what_is_not_configured_is_not_watched() -> None:
 
 @pytest.mark.parametrize("plan", [PROD, ALONE], ids=["prod", "alone"])
 def test_panels_are_complete_and_do_not_overlap(plan: EnvironmentPlan) -> None:
-    taken: set[tuple[int, int]] = set()
     every = board(plan)["panels"]
-    assert len({panel["id"] for panel in every}) == len(every)
+    laid_out(every)
     assert len({panel["title"] for panel in every}) == len(every)
     for panel in every:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken
-        taken |= cells
         if panel["type"] != "row":
-            assert panel["description"] and panel["targets"]
             assert all(target["legendFormat"] for target in panel["targets"])
 
 

@@ -3,9 +3,7 @@
 The series are written by hand; that they are called so is shown in test_gateway_queries.py."""
 
 import dataclasses
-import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from aibrix_compile.plan import Bounds, EnvironmentPlan
 from tests.monitoring.gateway_watched import ALONE, PROD, of
+from tests.monitoring.watched import played
 
 Series = dict[str, str]
 Fires = Callable[..., list[set[str]]]
@@ -35,19 +34,8 @@ def firing(promtool: Path, tmp_path: Path) -> Fires:
 
     def play(plan: EnvironmentPlan, series: Series, *minutes: int) -> list[set[str]]:
         (rule,) = of(plan, "PrometheusRule")
-        (tmp_path / "rules.yaml").write_text(json.dumps(rule["spec"]))
-        expression = 'count by (alertname, severity, service, part) (ALERTS{alertstate="firing"})'
-        # promtool only compares: it is told what can not be, and says what is
-        wrong = [{"labels": "{}", "value": -1}]
-        asked = [{"expr": expression, "eval_time": f"{minute}m", "exp_samples": wrong} for minute in minutes]
-        inputs = [{"series": name, "values": values} for name, values in series.items()]
-        test = {"interval": "1m", "input_series": inputs, "promql_expr_test": asked}
-        scenario = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
-        (tmp_path / "test.yaml").write_text(json.dumps(scenario))
-        done = subprocess.run([promtool, "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True)
-        answers = re.findall(r"got:(.*)", done.stdout + done.stderr)
-        assert len(answers) == len(minutes), done.stdout + done.stderr
-        return list(map(_alerts, answers))
+        labels = "alertname, severity, service, part"
+        return list(map(_alerts, played(promtool, tmp_path, rule["spec"], labels, series, minutes)))
 
     return play
 

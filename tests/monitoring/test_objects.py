@@ -25,6 +25,7 @@ from tests.monitoring.watched import (
     artifacts,
     compiled,
     dashboard,
+    laid_out,
     objects,
     panels,
     pools,
@@ -185,17 +186,11 @@ def test_without_objectives_the_replicas_are_watched() -> None:
 
 
 def test_panels_are_complete_and_do_not_overlap() -> None:
-    taken: set[tuple[int, int]] = set()
     every = dashboard(service(**pools("l4", "a100")))["panels"]
-    assert len({panel["id"] for panel in every}) == len(every)
+    laid_out(every)
     for panel in every:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken
-        taken |= cells
         if panel["type"] != "row":
-            assert panel["description"] and panel["fieldConfig"]["defaults"]["unit"]
+            assert panel["fieldConfig"]["defaults"]["unit"]
             assert panel["datasource"]["uid"] == "${datasource}"
             assert [target["refId"] for target in panel["targets"]] == list("ABCDEFGH"[: len(panel["targets"])])
 

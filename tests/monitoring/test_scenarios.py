@@ -1,15 +1,13 @@
 """What the rules do when things happen, played through by Prometheus' own promtool: who is called, and who sleeps on."""
 
-import json
 import re
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from aibrix_compile.plan import Bounds, MonitoringPlan, Objective, Rollout, ServicePlan
-from tests.monitoring.watched import ALL, METRICS, PLAIN, objects, pools, service
+from tests.monitoring.watched import ALL, METRICS, PLAIN, objects, played, pools, service
 
 Series = dict[str, str]
 Alert = tuple[str, str]
@@ -23,19 +21,8 @@ def firing(promtool: Path, tmp_path: Path) -> Fires:
     """Alerts (name, severity) that fire after so many minutes, for each of them; a sample of each series is one minute."""
 
     def play(plan: ServicePlan, series: Series, *minutes: int) -> list[set[Alert]]:
-        (tmp_path / "rules.yaml").write_text(json.dumps(objects(plan)["PrometheusRule"]["spec"]))
-        expression = 'count by (alertname, severity) (ALERTS{alertstate="firing"})'
-        # promtool only compares: it is told what can not be, and says what is
-        wrong = [{"labels": "{}", "value": -1}]
-        asked = [{"expr": expression, "eval_time": f"{minute}m", "exp_samples": wrong} for minute in minutes]
-        inputs = [{"series": name, "values": values} for name, values in series.items()]
-        test = {"interval": "1m", "input_series": inputs, "promql_expr_test": asked}
-        scenario = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
-        (tmp_path / "test.yaml").write_text(json.dumps(scenario))
-        done = subprocess.run([promtool, "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True)
-        answers = re.findall(r"got:(.*)", done.stdout + done.stderr)
-        assert len(answers) == len(minutes), done.stdout + done.stderr
-        return list(map(_alerts, answers))
+        rules = objects(plan)["PrometheusRule"]["spec"]
+        return list(map(_alerts, played(promtool, tmp_path, rules, "alertname, severity", series, minutes)))
 
     return play
 

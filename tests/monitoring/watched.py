@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aibrix_compile.artifact import Artifact
+from aibrix_compile.artifact import Artifact, Object
 from aibrix_compile.backends import dashboards, monitoring
 from aibrix_compile.compiler import compile_workspace
 from aibrix_compile.loading import load
@@ -68,3 +71,37 @@ def dashboard(plan: ServicePlan) -> Any:
 
 def panels(plan: ServicePlan) -> list[Any]:
     return [panel for panel in dashboard(plan)["panels"] if panel["type"] != "row"]
+
+
+def played(
+    promtool: Path, folder: Path, spec: Object, by: str, series: Mapping[str, str], minutes: Sequence[int]
+) -> list[str]:
+    """What promtool says of the alerts that fire after each of the minutes, counted by labels; a sample of each series is one
+    minute."""
+    (folder / "rules.yaml").write_text(json.dumps(spec))
+    expression = f'count by ({by}) (ALERTS{{alertstate="firing"}})'
+    # promtool only compares: it is told what can not be, and says what is
+    wrong = [{"labels": "{}", "value": -1}]
+    asked = [{"expr": expression, "eval_time": f"{minute}m", "exp_samples": wrong} for minute in minutes]
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": asked}
+    scenario = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
+    (folder / "test.yaml").write_text(json.dumps(scenario))
+    done = subprocess.run([promtool, "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True)
+    answers = re.findall(r"got:(.*)", done.stdout + done.stderr)
+    assert len(answers) == len(minutes), done.stdout + done.stderr
+    return answers
+
+
+def laid_out(panels: list[Object]) -> None:
+    """Each has a number of its own and a place that no other has, and panels say what they show."""
+    taken: set[tuple[int, int]] = set()
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["description"] and panel["targets"]

@@ -20,7 +20,6 @@ from aibrix_controllers.picker.config import Mistake, load, parse
 
 WHOLE: dict[str, Any] = {
     "version": "9f3c",
-    "headers": True,
     "clusters": {"chat": ["chat"], "chat.spill": ["chat", "small"]},
     "services": {
         "chat": {

@@ -17,7 +17,7 @@ from aibrix_compile.backends.gateway import dashboard, envoy, monitoring, worklo
 from aibrix_compile.backends.gateway.clusters import Place
 from aibrix_compile.backends.gateway.listeners import KEYS_FILE
 from aibrix_compile.backends.gateway.picker import configuration, functions
-from aibrix_compile.backends.objects import artifact
+from aibrix_compile.backends.objects import PICKER_ACCOUNT, artifact
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.emit import yaml_text
 from aibrix_compile.plan import EnvironmentPlan, GatewayPlan
@@ -73,7 +73,7 @@ def externals(environment: EnvironmentPlan) -> Iterator[External]:
         if name:
             yield External("Secret", gateway.namespace, name, Source("", (*gateway.path, field)))
     if gateway.picker:
-        yield External("ServiceAccount", gateway.namespace, workloads.ACCOUNT, Source("", gateway.path))
+        yield External("ServiceAccount", gateway.namespace, PICKER_ACCOUNT, Source("", gateway.path))
 
 
 def _objects(environment: EnvironmentPlan, gateway: GatewayPlan) -> Iterator[Object]:

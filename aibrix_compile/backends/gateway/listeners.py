@@ -238,10 +238,7 @@ def _logs(gateway: GatewayPlan) -> list[Config]:
         }
     ]
     if gateway.picker:
-        tags: list[Config] = [{"tag": "tenant", "request_header": {"name": "x-tenant"}}]
-        for name in ("service", "estimate"):
-            path = {"key": "gateway", "path": [{"key": name}]}
-            tags.append({"tag": name, "metadata": {"kind": {"request": {}}, "metadata_key": path}})
+        tags = [{"tag": "tenant", "request_header": {"name": "x-tenant"}}]  # the rest is in the entry's metadata
         found.append(
             {
                 "name": "envoy.access_loggers.http_grpc",

@@ -6,12 +6,11 @@ service that they belong to.
 
 from __future__ import annotations
 
-from typing import Any
-
 from aibrix_compile.artifact import Object
 from aibrix_compile.backends.gateway import alerts, workloads
 from aibrix_compile.backends.gateway.clusters import ADMIN
 from aibrix_compile.backends.gateway.workloads import GATEWAY, METRICS, OPS, PICKER, Port
+from aibrix_compile.backends.objects import scraped
 from aibrix_compile.plan import EnvironmentPlan, GatewayPlan
 
 UNWANTED = (
@@ -42,17 +41,7 @@ def _pod_monitor(environment: EnvironmentPlan, gateway: GatewayPlan, name: str, 
         "role": "label_serving_aibrix_ai_role",
         "pod": "name",
     }
-    endpoint: dict[str, Any] = {
-        "port": port.name,
-        "path": "/metrics",
-        "scheme": "http",
-        "interval": "15s",
-        "scrapeTimeout": "10s",
-        "relabelings": [
-            {"action": "replace", "sourceLabels": [f"__meta_kubernetes_pod_{source}"], "targetLabel": label}
-            for label, source in labels.items()
-        ],
-    }
+    endpoint = scraped(port.name, labels)
     if role == GATEWAY:
         services = "|".join(service.name for service in environment.services)
         cluster = {"sourceLabels": ["envoy_cluster_name"]}

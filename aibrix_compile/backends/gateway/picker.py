@@ -20,7 +20,6 @@ def configuration(environment: EnvironmentPlan, gateway: GatewayPlan) -> str:
     # the first service that has a name owns it: those that stand in come last
     services = sorted(environment.services, key=lambda one: one.name in hidden)
     content = {
-        "headers": gateway.headers,
         "clusters": dict(cluster_services(environment)),
         "services": {service.name: _service(service) for service in services},
         "tenants": {tenant.name: {"tokens_per_minute": tenant.tokens_per_minute} for tenant in gateway.tenants},

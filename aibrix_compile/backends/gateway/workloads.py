@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 from aibrix_compile.artifact import Object
 from aibrix_compile.backends.gateway.envoy import IN_POD, MEMORY, folders
+from aibrix_compile.backends.gateway.listeners import KEYS_FILE
 from aibrix_compile.backends.objects import (
     CONFIG_ANNOTATION,
     GATEWAY_LABEL,
+    PICKER_ACCOUNT,
+    PROJECT_FILE,
     ROLE_LABEL,
     SOURCE_ANNOTATION,
     binary,
@@ -24,14 +27,11 @@ from aibrix_compile.backends.pods import SECURITY, pod_security
 from aibrix_compile.plan import GatewayPlan, ServicePlan
 
 GATEWAY, PICKER = "gateway", "picker"
-ACCOUNT = "aibrix-picker"
-"""The picker's ServiceAccount: `platform` makes it, with the right to read pods."""
 FORGET = 15
 """Seconds until load balancers and kube-proxies have forgotten a pod that is not ready any more."""
 WORKERS = 4
 HEARD = 35
 """Seconds until each Envoy knows a new picker: 30 that a name is kept, a look at it, a health check."""
-PROJECT_FILE = "aibrix.yaml"
 _SCRIPTS, _FUNCTIONS, _CONFIG = "/etc/scripts", "/etc/picker/functions", "/etc/picker/config"
 
 
@@ -131,7 +131,7 @@ def _envoy(gateway: GatewayPlan, longest: int) -> Object:
 
 def _keys(gateway: GatewayPlan) -> Object:
     """A native sidecar: it writes the file before Envoy starts, and again when the Secret changes."""
-    file = f"{IN_POD.keys}/api_keys.yaml"
+    file = f"{IN_POD.keys}/{KEYS_FILE}"
     tenants = [tenant.name for tenant in gateway.tenants]
     return {
         "name": "keys",
@@ -200,7 +200,7 @@ def picker(environment: str, gateway: GatewayPlan, functions: Mapping[str, str])
         "volumeMounts": mounts,
     }
     pod = {
-        "serviceAccountName": ACCOUNT,
+        "serviceAccountName": PICKER_ACCOUNT,
         "automountServiceAccountToken": True,  # it reads pods
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": HEARD + 40,  # and 30 for the requests that it has

@@ -49,10 +49,11 @@ class Entries:
 
     def _entry(self, entry: Any, learnt: dict[str, list[int]]) -> None:
         common, picker = entry.common_properties, self._picker
-        tags, metadata = common.custom_tags, common.metadata
+        metadata = common.metadata
         gateway = metadata.filter_metadata["gateway"].fields if "gateway" in metadata.filter_metadata else {}
-        tenant, service = str(tags.get("tenant", "")), _text(gateway, tags, "service")
-        estimate = _number(gateway, tags, "estimate")
+        tenant = str(common.custom_tags.get("tenant", ""))
+        service = str(gateway["service"].string_value) if "service" in gateway else ""
+        estimate = _number(gateway, "estimate")
         typed = metadata.typed_filter_metadata
         found = usage(typed[USAGE].value) if USAGE in typed else None
         now = picker.clock.now()
@@ -68,7 +69,7 @@ class Entries:
         counts[service, name, "input"] += found.input
         counts[service, name, "output"] += found.output
         sums = learnt.setdefault(service, [0, 0, 0, 0])
-        size = int(_number(gateway, tags, "prompt_bytes"))
+        size = int(_number(gateway, "prompt_bytes"))
         for place, more in enumerate((1, size, found.input if size else 0, found.output)):
             sums[place] += more
 
@@ -106,16 +107,5 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
             return number, place
 
 
-def _number(gateway: Any, tags: Any, name: str) -> float:
-    if name in gateway:
-        return float(gateway[name].number_value)
-    try:
-        return float(tags[name]) if name in tags else 0.0
-    except ValueError:
-        return 0.0
-
-
-def _text(gateway: Any, tags: Any, name: str) -> str:
-    if name in gateway:
-        return str(gateway[name].string_value)
-    return str(tags.get(name, ""))
+def _number(gateway: Any, name: str) -> float:
+    return float(gateway[name].number_value) if name in gateway else 0.0

@@ -138,7 +138,6 @@ def parse(data: object) -> Config:
     tenants = {
         name: table.number("tokens_per_minute", 0, low=0) for name, table in top.tables("tenants", optional=True)
     }
-    top.take("headers", bool, True)  # Envoy's matter: which answers say why; its log needs the reasons anyway
     found = Config(
         version=top.take("version", str),
         services=services,
