@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,12 @@ class Engine:
         return name
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def cores() -> tuple[int, int]:
     """The model's and everybody else's; the same one where there is but one."""
     there = sorted(os.sched_getaffinity(0))
@@ -70,14 +76,14 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def engine(python: Path, model: Path, flags: Sequence[str]) -> Iterator[Engine]:
+def engine(
+    python: Path, model: Path, flags: Sequence[str], variables: Mapping[str, str] | None = None, port: int = 0
+) -> Iterator[Engine]:
     """vLLM answers from here on; ended at exit. RuntimeError with the end of its log if it does not come up."""
     tools = {name: on_path(name) for name in ("setpriv", "taskset")}
     if None in tools.values():
         raise Missing("to start an engine needs: apt-get install util-linux")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     core, rest = cores()
     with tempfile.TemporaryDirectory(prefix="aibrix-engine-") as name:
         folder = Path(name)
@@ -89,7 +95,12 @@ def engine(python: Path, model: Path, flags: Sequence[str]) -> Iterator[Engine]:
         ]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=folder, env=_environment(folder), stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=folder,
+                env=_environment(folder) | dict(variables or {}),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             try:
                 _wait(process, port, folder / "log")
