@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> int:
     ports = (options.grpc_port, options.health_port, options.http_port, options.peer_port)
 
     async def run() -> None:
-        found = Options(options.config, options.endpoints, options.bind, *ports, options.peers)
+        found = Options(options.config, options.endpoints, options.bind, *ports, options.peers, options.runtime_token)
         await Server(found, load(options.config)).run()
 
     try:
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, port in (("grpc", 9002), ("health", 9003), ("http", 9090), ("peer", 9004)):
         run.add_argument(f"--{name}-port", type=int, default=port, help=f"{port}; 0: any that is free")
     run.add_argument("--peers", default="", help="HOST:PORT, a DNS name of all pickers")
+    run.add_argument("--runtime-token", type=Path, metavar="FILE", help="shown to sidecars; read anew as it rotates")
     why = commands.add_parser("explain", help="why a request went where it went")
     why.add_argument("request_id", help="x-request-id of the answer")
     why.add_argument("--address", required=True, help="HOST:PORT of a picker's http port, or of a name for all of them")

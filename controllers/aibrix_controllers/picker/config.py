@@ -67,6 +67,8 @@ class Service:
     hold: Hold | None = None
     priority: tuple[str, ...] = ()
     """Classes of x-priority, the highest first."""
+    runtime: int = 0
+    """Port of the sidecar beside each engine; 0 without one."""
     when_missing: str = "reject"
     everywhere: frozenset[str] = frozenset()
     """Adapters that each replica has from its start."""
@@ -166,6 +168,7 @@ def _service(name: str, table: _Table) -> Service:
     adapters = table.table("adapters", optional=True)
     held = table.table("hold", optional=True)
     metrics = table.table("metrics", optional=True)
+    runtime = table.table("runtime", optional=True)
     strategy = table.choice("strategy", (*STRATEGIES, CUSTOM), "cost")
     weights = _weights(table)
     if strategy == "weighted" and not weights:
@@ -191,12 +194,13 @@ def _service(name: str, table: _Table) -> Service:
         if held
         else None,
         priority=_names(table.take("priority", list, []), f"{table.at}priority"),
+        runtime=int(runtime.number("port", low=1, high=65535)) if runtime else 0,
         when_missing=table.choice("when_missing", MISSING, "reject"),
         everywhere=frozenset(adapters.names("everywhere")) if adapters else frozenset(),
         placed=frozenset(adapters.names("placed")) if adapters else frozenset(),
         tenants=_tenants(table),
     )
-    for each in (session, adapters, held, metrics, table):
+    for each in (session, adapters, held, metrics, runtime, table):
         if each:
             each.close()
     return found

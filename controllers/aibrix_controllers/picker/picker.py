@@ -79,6 +79,7 @@ class Picker:
         """Answers it, or lets it wait: the seconds then that it may take."""
         clock, request = self.clock, asking.request
         result = decide(Case(self.state, self._functions, request, asking.began, clock.chance()))
+        self._count(request.prompt.model, result)
         if isinstance(result, Refuse):
             self._refuse(asking, result)
             return None
@@ -97,6 +98,14 @@ class Picker:
             self._send(asking, result)
             return None
         return self._hold(asking, result)
+
+    def _count(self, model: str, result: Pick | Refuse | Pass | Wait) -> None:
+        """Adapters that are asked for, also where nobody has them: that is how they come to be loaded."""
+        if isinstance(result, Pass) or (isinstance(result, Refuse) and result.status in (403, 404)):
+            return
+        for name in self.config.models.get(model, ())[:1]:
+            if model != self.config.services[name].model:
+                self.state.asked[name, model] += 1
 
     def close(self, asking: Asking) -> None:
         """The request is over, however. Call it once."""

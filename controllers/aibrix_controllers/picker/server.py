@@ -21,6 +21,7 @@ import orjson
 from aibrix_controllers.picker import http2, observe
 from aibrix_controllers.picker.accesslog import Entries
 from aibrix_controllers.picker.config import Config, Mistake, load
+from aibrix_controllers.picker.demand import demand
 from aibrix_controllers.picker.health import CHECK, WATCH, Health
 from aibrix_controllers.picker.http import Page, serve
 from aibrix_controllers.picker.http2 import Call, Connection, Methods
@@ -52,6 +53,7 @@ class Options:
     http_port: int = 9090
     peer_port: int = 9004
     peers: str = ""
+    runtime_token: Path | None = None
 
 
 def now_us() -> int:
@@ -80,7 +82,8 @@ class Server:
         self.picker = Picker(config, self.state, self.metrics, clock, self.note)
         probed = options.endpoints is not None
         self.fleet = observe.Fleet(self.state, now_us, self.note, probed=probed)
-        self.peers = Peers(self.state, uuid4().hex, now_us, self.note)
+        self.instance = uuid4().hex
+        self.peers = Peers(self.state, self.instance, now_us, self.note)
         self.streams = 0
         self._connections: set[Connection] = set()
         self._draining = asyncio.Event()
@@ -102,7 +105,7 @@ class Server:
         }
         ports = {name: one.sockets[0].getsockname()[1] for name, one in servers.items()}
         tasks = [
-            asyncio.create_task(observe.run(lambda: self.picker.config, self.fleet, source)),
+            asyncio.create_task(observe.run(lambda: self.picker.config, self.fleet, source, options.runtime_token)),
             asyncio.create_task(self._begin(ports)),
             asyncio.create_task(self._tick()),
             asyncio.create_task(self._follow_config()),
@@ -191,10 +194,12 @@ class Server:
         if path == "/state":
             found = {"config": self.picker.config.version, "services": self.state.describe(now_us())}
             return Page(200, orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n", _JSON)
+        if path == "/demand":
+            return Page(200, orjson.dumps({"instance": self.instance, "services": demand(self.state)}), _JSON)
         if path.startswith("/explain/"):
             text = self.picker.ring.text(path.removeprefix("/explain/"), time.time())
             return Page(200, text.encode()) if text else Page(404, b"no decision about this request is kept here\n")
-        return Page(404, b"/metrics /healthz /readyz /state /explain/REQUEST_ID\n")
+        return Page(404, b"/metrics /healthz /readyz /state /demand /explain/REQUEST_ID\n")
 
     def gauges(self) -> list[tuple[str, str, dict[tuple[tuple[str, str], ...], float]]]:
         fleets, room = self.state.fleets, self.picker.room

@@ -24,6 +24,8 @@ FULL = 0.95
 """Share of its KV cache above which an engine gets nothing while another has room: it would preempt what it has."""
 SETTLE_US = 1_500_000
 """From when DNS names an address to when Envoy, which asks each 1 s +- 0.2 s, knows it too."""
+NAMED_US = 35_000_000
+"""After so long Envoy knows a replica for certain: names live for 30 s, and it looks each second."""
 _BLOCKS = 4096  # of a replica whose KV cache is unknown: a million tokens
 _ANSWER = 200.0  # tokens of an answer until one has ended
 _PREFIXES = frozenset(("cost", "prefix-cache", "lora-affinity"))
@@ -91,8 +93,8 @@ class Replica:
     """One engine. `number` is its bit in the prefix index."""
 
     __slots__ = (
-        *("address", "blind", "draining", "endpoint", "full", "gone", "hung", "incarnation", "kv_tokens", "limits"),
-        *("models", "number", "pool", "proven", "ready"),
+        *("address", "blind", "draining", "endpoint", "full", "gone", "hung", "incarnation", "kv_tokens", "leaving"),
+        *("limits", "models", "number", "pool", "proven", "ready", "since", "source"),
     )
 
     def __init__(self, address: str, pool: str, limits: Pool | None, number: int) -> None:
@@ -100,6 +102,12 @@ class Replica:
         self.ready = self.draining = self.hung = self.blind = self.full = False
         self.gone = False
         """Nobody listens there, or there is no way to it: its own word, where silence may be the picker's fault."""
+        self.leaving = False
+        """Its sidecar says that it drains, which may be before Kubernetes does."""
+        self.since = -1
+        """When it was first ready, as far as this picker has seen it; microseconds."""
+        self.source = ""
+        """How it is known: stream, or page."""
         self.proven = False
         """It was ready once, in this incarnation."""
         self.incarnation = ""
@@ -115,7 +123,7 @@ class Replica:
 
     @property
     def status(self) -> str:
-        if self.draining:
+        if self.draining or self.leaving:
             return "draining"
         if not self.ready:
             return "not ready"
@@ -159,7 +167,9 @@ class Fleet:
     def serves(self, replica: Replica, adapter: str) -> bool:
         if not adapter:
             return True
-        return adapter in (self.config.everywhere if replica.models is None else replica.models)
+        if replica.models is None:  # without a sidecar the engine has had them from its start
+            return adapter in self.config.everywhere and not self.config.runtime
+        return adapter in replica.models
 
     def candidates(self, adapter: str) -> Candidates:
         """For the base model with adapter "". Empty: nobody can answer now."""
@@ -171,7 +181,9 @@ class Fleet:
         return found
 
     def _find(self, adapter: str) -> Candidates:
-        there = [one for one in self.replicas.values() if not one.draining and self.serves(one, adapter)]
+        there = [
+            one for one in self.replicas.values() if not (one.draining or one.leaving) and self.serves(one, adapter)
+        ]
         able = [one for one in there if one.ready]
         usable = [one for one in able if not one.hung]
         kind = degraded = ""
@@ -203,6 +215,8 @@ class State:
         """Requests that wait, by service."""
         self.awaited: Counter[tuple[str, str]] = Counter()
         """And by service and model: these may only go where Envoy can go as well."""
+        self.asked: Counter[tuple[str, str]] = Counter()
+        """Requests for adapters since the start, by service and adapter, whatever became of them."""
         self.changed: Callable[[str, int], None] = lambda service, now: None
         """Called when the candidates of a service may have changed."""
         self.peers: dict[str, dict[Ended, list[Endpoint]]] = {}
@@ -255,6 +269,8 @@ class State:
             fleet.admit(one)
         elif (one.ready, one.draining) == (ready, draining):
             return
+        if ready and one.since < 0:
+            one.since = now
         one.ready, one.draining, one.proven = ready, draining, one.proven or ready
         self._changed(fleet, now)
 
@@ -291,6 +307,16 @@ class State:
             one.hung, one.blind, one.full, one.gone = hung, not hung, False, gone
             self._changed(fleet, now)
 
+    def leaves(self, service: str, address: str, leaving: bool, source: str, now: int) -> None:
+        """What is known of a replica comes from its sidecar's stream or from its page; and whether it drains."""
+        fleet, one = self._find(service, address)
+        if one is None:
+            return
+        one.source = source
+        if one.leaving != leaving:
+            one.leaving = leaving
+            self._changed(fleet, now)
+
     def serves(self, service: str, address: str, models: frozenset[str], now: int) -> None:
         """The names that the engine lists."""
         fleet, one = self._find(service, address)
@@ -307,6 +333,8 @@ class State:
     def known(self, service: str, replica: Replica, now: int) -> bool:
         """Whether Envoy has heard of it by now."""
         if not self._dns:
+            return True
+        if 0 <= replica.since <= now - NAMED_US:
             return True
         since = self.fleets[service].seen.get(replica.address.rpartition(":")[0].strip("[]"))
         return since is not None and now - since >= SETTLE_US
@@ -455,5 +483,6 @@ def _described(fleet: Fleet, one: Replica, now: int) -> dict[str, Any]:
         "report_age_seconds": age,
         "queued_ms": round(endpoint.queued_ms(now), 1),
         "prefix_blocks": fleet.index.held(one.number),
-        "adapters": None if one.models is None else len(one.models),
+        "source": one.source,
+        "adapters": None if one.models is None else len(one.models - {fleet.config.model}),
     }

@@ -15,8 +15,10 @@ __all__ = ["Clock", "Fleet", "Note", "Replica", "run"]
 _AGAIN_S = 1.0
 
 
-async def run(config: Callable[[], Config], fleet: Fleet, source: Path | kubernetes.Server) -> None:
-    """Observes until cancelled. `source`: a file of endpoints, with a `probed` fleet, or the API server. `config` is asked each
+async def run(
+    config: Callable[[], Config], fleet: Fleet, source: Path | kubernetes.Server, token: Path | None = None
+) -> None:
+    """Observes until cancelled. `token`: a file with what sidecars want to see. `source`: a file of endpoints, with a `probed` fleet, or the API server. `config` is asked each
     time, for it may be reloaded."""
     if isinstance(source, Path):
         replicas = _lasting(fleet.note, "file", lambda: file.follow(config, fleet, source))
@@ -24,7 +26,7 @@ async def run(config: Callable[[], Config], fleet: Fleet, source: Path | kuberne
         replicas = _lasting(fleet.note, "kubernetes", lambda: kubernetes.follow(config, fleet, source, random.random))
     await asyncio.gather(
         replicas,
-        _lasting(fleet.note, "scrape", lambda: scrape.follow(config, fleet, random.random)),
+        _lasting(fleet.note, "scrape", lambda: scrape.follow(config, fleet, random.random, token)),
         _lasting(fleet.note, "dns", lambda: dns.follow(config, fleet)),
     )
 

@@ -1,4 +1,4 @@
-"""Asks each engine once a second how it is.
+"""Asks each engine once a second how it is, where it has no sidecar that tells (`stream.py`).
 
 Why it exists: what a picker knows of load beyond its own requests, and that an engine hangs, it knows from here. Three things
 can come of a look and are kept apart: a report; an answer without numbers (the engine lives, its report is stale); no answer
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import orjson
@@ -18,6 +19,7 @@ from aibrix_controllers.picker.config import Config, Service
 from aibrix_controllers.picker.observe.fleet import Fleet, Key
 from aibrix_controllers.picker.observe.http import Answer, Connection, TooLarge, Unreachable
 from aibrix_controllers.picker.observe.scanner import Report, Scanner
+from aibrix_controllers.picker.observe.stream import Listener
 
 PERIOD_S = 1.0
 TIMEOUT_S = 0.8
@@ -40,7 +42,9 @@ class Look(NamedTuple):
     why: str
 
 
-async def follow(config: Callable[[], Config], fleet: Fleet, random: Callable[[], float]) -> None:
+async def follow(
+    config: Callable[[], Config], fleet: Fleet, random: Callable[[], float], token: Path | None = None
+) -> None:
     """Asks every replica of the fleet that belongs to a service of the configuration, until cancelled. `random` in [0, 1)
     spreads the looks over the second."""
     looking: dict[Key, asyncio.Task[None]] = {}
@@ -50,7 +54,7 @@ async def follow(config: Callable[[], Config], fleet: Fleet, random: Callable[[]
             for key in looking.keys() - fleet.replicas.keys():
                 looking.pop(key).cancel()
             for key in fleet.replicas.keys() - looking.keys():
-                looking[key] = asyncio.create_task(_Watcher(config, fleet, key).run(random()))
+                looking[key] = asyncio.create_task(_Watcher(config, fleet, key, token).run(random()))
             await fleet.changed.wait()
     finally:
         for task in looking.values():
@@ -60,13 +64,15 @@ async def follow(config: Callable[[], Config], fleet: Fleet, random: Callable[[]
 class _Watcher:
     """Of one replica."""
 
-    def __init__(self, config: Callable[[], Config], fleet: Fleet, key: Key) -> None:
-        self._config, self._fleet, self._key = config, fleet, key
+    def __init__(self, config: Callable[[], Config], fleet: Fleet, key: Key, token: Path | None) -> None:
+        self._config, self._fleet, self._key, self._token = config, fleet, key, token
         host, _, port = key[1].rpartition(":")
         self._connection = Connection(host.strip("[]"), int(port))
         self._service: Service | None = None
         self._scanner: Scanner | None = None
         self._said = ("", "")
+        self._stream = ""
+        """Why there is no stream, when that was said."""
 
     async def run(self, phase: float) -> None:
         """The first look at once, the next ones a second apart, the second one after `phase` of a second."""
@@ -76,6 +82,8 @@ class _Watcher:
             while True:
                 if service := self._config().services.get(self._key[0]):
                     try:
+                        if service.runtime:
+                            await self._listen(service)
                         await self._look(service)
                     except Exception as error:  # a mistake here must not blind the picker to one replica for good
                         self._say("scrape_broken", repr(error))
@@ -83,6 +91,20 @@ class _Watcher:
                 await asyncio.sleep(due - loop.time())
         finally:
             self._connection.close()
+
+    async def _listen(self, service: Service) -> None:
+        """To the sidecar, for as long as it tells. When it does not, the engine itself is asked once, and then the sidecar again."""
+
+        def heard() -> None:
+            if self._stream:
+                self._fleet.note("stream_back", service=self._key[0], address=self._key[1])
+            self._stream = ""
+
+        why = await Listener(self._config, self._fleet, self._key, service, self._token).follow(heard)
+        if why and why != self._stream:
+            self._fleet.note("stream_away", service=self._key[0], address=self._key[1], why=why)
+        self._stream = why
+        self._fleet.state.leaves(*self._key, False, "page", self._fleet.clock())
 
     async def _look(self, service: Service) -> None:
         loop, fleet = asyncio.get_running_loop(), self._fleet
