@@ -1,0 +1,1 @@
+"""The adapters controller: AdapterSets, and what replicas really serve, into loads and unloads."""
