@@ -209,7 +209,22 @@ class AdaptersPlan:
     max_cached: int
     max_rank: int
     when_missing: str
+    step_ms: float
+    """What adapters in a batch add to a step."""
     items: tuple[AdapterItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimePlan:
+    """The sidecar beside each engine. `config` is its runtime.json, which may change while it runs; `secrets` and `claims` are
+    those that adapters are read with; `adapters_bytes` is the disk for adapters, 0 without any."""
+
+    image: str
+    port: int
+    config: str
+    secrets: tuple[str, ...]
+    claims: tuple[str, ...]
+    adapters_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +325,7 @@ class ServicePlan:
     signals: Mapping[str, str]
     workload: WorkloadPlan | None
     adapters: AdaptersPlan | None
+    runtime: RuntimePlan | None
     tenants: Mapping[str, tuple[str, ...] | None] | None
     monitoring: MonitoringPlan | None
     pools: tuple[PoolPlan, ...]

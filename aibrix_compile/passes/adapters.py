@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.passes.draft import Draft, PoolDraft, size_text
 from aibrix_compile.passes.sizing import adapter_bytes
 from aibrix_compile.plan import AdapterItem, AdaptersPlan
+from aibrix_compile.policy import artifacts, lora
+from aibrix_compile.policy.profile import LORA_LAYER_MS
 from aibrix_compile.spec.decode import sound
 from aibrix_compile.spec.modelservice import Adapter
 from aibrix_compile.spec.types import LORA_RANKS
@@ -122,6 +125,53 @@ def host_memory(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
         yield Problem("AC308", (*_LIMITS, "maxCached"), message, hint)
 
 
+def sources(draft: Draft) -> Iterator[Problem]:
+    """Addresses that the sidecar would take, below what the environment allows."""
+    policy = draft.site.environment.policy.adapterSources
+    for index, item in enumerate(draft.spec.adapters.items if draft.spec.adapters else ()):
+        path: Path = (*_ITEMS, index, "uri")
+        if not sound(draft.invalid, path):
+            continue
+        try:
+            uri = artifacts.parse(item.uri)
+        except artifacts.Refused as error:
+            yield Problem("AC111", path, str(error), "write the address of the adapter's folder")
+            continue
+        if policy and not artifacts.within(uri, [f"{one.rstrip('/')}/" for one in policy]):
+            message = f"{item.uri} is not where adapters of {draft.site.environment.name} may come from"
+            yield Problem("AC407", path, message, f"move it below {' or '.join(policy)}")
+
+
+def modules(draft: Draft) -> Iterator[Problem]:
+    """Modules that an item names are ones that the base model has."""
+    shape = draft.shape
+    assert shape is not None
+    sizes = (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate, shape.vocab)
+    known = lora.modules(lora.Base(*sizes, shape.experts, shape.kv_lora_rank > 0))
+    for index, item in enumerate(draft.spec.adapters.items if draft.spec.adapters else ()):
+        for number, name in enumerate(item.modules):
+            if known and name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0.6)
+                message = f'adapter "{item.name}" changes {name}, and the base model has no such module'
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+                yield Problem(
+                    "AC241", (*_ITEMS, index, "modules", number), message, hint, fix=near[0] if near else None
+                )
+
+
+def demand(draft: Draft) -> Iterator[Problem]:
+    """What is loaded when somebody asks for it needs somebody who hears of that: the picker of a gateway."""
+    if draft.site.environment.gateway is not None or not draft.site.in_project:
+        return
+    items = draft.spec.adapters.items if draft.spec.adapters else ()
+    rare = [index for index, item in enumerate(items) if not _everywhere(item) and not _least(item)]
+    if rare:
+        more = f" and {len(rare) - 1} more are" if len(rare) > 1 else " is"
+        message = f'adapter "{items[rare[0]].name}"{more} loaded when asked for, and nobody would tell of requests'
+        hint = f"give it replicas: {{min: 1}}, or give environment {draft.site.environment.name} a gateway"
+        yield Problem("AC240", (*_ITEMS, rare[0]), message, hint)
+
+
 def plan(draft: Draft) -> Iterator[Problem]:
     """What the adapters controller is told, with what the lock knows of each adapter."""
     wanted = draft.spec.adapters
@@ -147,7 +197,12 @@ def plan(draft: Draft) -> Iterator[Problem]:
         )
     limits_of = wanted.limits
     draft.adapters = AdaptersPlan(
-        limits_of.maxLoaded, limits_of.maxCached, limits_of.maxRank, wanted.whenMissing, tuple(items)
+        limits_of.maxLoaded,
+        limits_of.maxCached,
+        limits_of.maxRank,
+        wanted.whenMissing,
+        draft.shape.layers * LORA_LAYER_MS if draft.shape else 0.0,
+        tuple(items),
     )
     yield from ()
 

@@ -28,6 +28,8 @@ from aibrix_compile.policy.quantities import whole
 from aibrix_compile.policy.rendezvous import Buckets, digest, weight
 
 Place = Literal["gpu", "host", "unknown"]
+RATE = 2.0
+"""Requests/s of one adapter that one replica should carry, unless somebody knows better: the controller's and the simulator's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ class Limits:
     """Host memory to GPU: 10-20 ms (measured with vLLM 0.32)."""
     adapter_fetch_us: int = 2_000_000
     """Storage to host memory, of an adapter that is in neither."""
+    lora_step_us: float = 0.0
+    """What adapters in a batch add to a step."""
+    lora_token_share: float = 0.0
+    """And to the products of each token in it."""
 
 
 class Sequence:
@@ -73,7 +77,20 @@ class Engine:
             "_ends",
             "_first_us",
         ),
-        *("_host", "_k", "_limits", "_partial", "_per_step", "_pinned", "_slope", "_slots", "_steps", "_unit"),
+        *(
+            "_host",
+            "_k",
+            "_limits",
+            "_lora_share",
+            "_lora_us",
+            "_partial",
+            "_per_step",
+            "_pinned",
+            "_slope",
+            "_slots",
+            "_steps",
+            "_unit",
+        ),
         *(
             "busy_us",
             "capacity",
@@ -100,6 +117,7 @@ class Engine:
         self._cf, self._ck, self._ca = profile.token_ms * 1e3, profile.context_ms * 1e3, profile.attention_ms * 1e3
         self._cs, self._fixed = profile.sequence_ms * 1e3, (profile.step_ms + profile.sync_ms) * 1e3
         self._sync = profile.sync_token_ms * 1e3
+        self._lora_us, self._lora_share = limits.lora_step_us, 1 + limits.lora_token_share
         self.waiting: deque[Sequence] = deque()
         self.running: dict[Sequence, None] = {}
         """Admitted, in order of admission; the last one is preempted first."""
@@ -195,6 +213,15 @@ class Engine:
                 self._end(sequence, now)
         return self._plan(now)
 
+    def hold(self, adapter: str) -> None:
+        """Its files come to host memory, in their own time."""
+        self._host[adapter] = None
+
+    def drop(self, adapter: str) -> None:
+        """It is unloaded; nobody uses it."""
+        self._host.pop(adapter, None)
+        self._slots.pop(adapter, None)
+
     def forget(self) -> None:
         """Counts begin anew: what was before was a warm-up. What a scaler reads goes on."""
         self.itl.clear()
@@ -274,9 +301,11 @@ class Engine:
             for sequence, chunk in self._chunks:
                 tokens += chunk
                 pairs += chunk * (sequence.computed + chunk / 2)
-            compute = tokens * self._cf
+            compute, fixed = tokens * self._cf, self._fixed
+            if self._adapters:
+                compute, fixed = compute * self._lora_share, fixed + self._lora_us
             took = (
-                *(sqrt(self._w2 + compute * compute) + self._fixed, tokens * self._sync, decoding * self._cs),
+                *(sqrt(self._w2 + compute * compute) + fixed, tokens * self._sync, decoding * self._cs),
                 *(self.context * self._ck, self._ca * pairs),
             )
             self._k = 1
@@ -294,12 +323,11 @@ class Engine:
             k = max(1, room)
         if self._cached:
             self._evict(k * decoding)
-        compute = decoding * self._cf
+        compute, fixed = decoding * self._cf, self._fixed
+        if self._adapters:
+            compute, fixed = compute * self._lora_share, fixed + self._lora_us
         self._first_us = (
-            sqrt(self._w2 + compute * compute)
-            + self._fixed
-            + decoding * (self._cs + self._sync)
-            + self.context * self._ck
+            sqrt(self._w2 + compute * compute) + fixed + decoding * (self._cs + self._sync) + self.context * self._ck
         )
         self._slope = decoding * self._ck
         self._k = k

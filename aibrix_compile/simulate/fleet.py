@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aibrix_compile.policy import routing
+from aibrix_compile.policy import placement, routing
 from aibrix_compile.policy.profile import Profile
 from aibrix_compile.policy.routing import Endpoint
 from aibrix_compile.simulate.engine import Engine, Limits
@@ -50,6 +50,10 @@ class Setup:
     warm_us: int = 0
     """Requests that arrive before are served, and count in no figure."""
     seed: int = 0
+    adapters: tuple[placement.Adapter, ...] | None = None
+    """What is wanted of them; None: nobody places any, and each is wherever it is asked for."""
+    when_missing: str = "hold"
+    """What becomes of a request whose adapter no replica has."""
     pickers: int = 1
     """Requests come to them in turn, and each decides by what it knows itself."""
     exchange_us: int = 20_000

@@ -63,17 +63,24 @@ class Pickers:
             for index in self._indexes:
                 index.forget(replica.number)
 
-    def choose(self, sequence: Sequence, now: int, chance: float) -> tuple[Replica, Choice]:
-        """Where the request goes; at least one replica is ready. What the picker then knows is noted."""
+    def choose(
+        self, sequence: Sequence, now: int, chance: float, places: list[int] | None = None
+    ) -> tuple[Replica, Choice]:
+        """Where the request goes: at one of these places of `Fleet.ready`, of which there is at least one, or anywhere. What the
+        picker then knows is noted."""
         fleet, number = self._fleet, sequence.index % self._count
         if self._notes:
             self.hear(now)
         endpoints, tokens = fleet.endpoints[number], self.estimate(sequence)
         blocks = sequence.blocks[: sequence.input // self._unit] if self._follows else ()
         hits = self.hits(sequence, blocks, number) if blocks else [0] * len(endpoints)
+        ready = fleet.ready
+        if places is not None:
+            ready, endpoints = [ready[place] for place in places], [endpoints[place] for place in places]
+            hits = [hits[place] for place in places]
         ask = Ask(tokens, sequence.adapter, sequence.session)
         choice = routing.choose(self._setup.routing, ask, endpoints, hits, now, chance)
-        replica = fleet.ready[choice.place]
+        replica = ready[choice.place]
         if blocks:
             self._indexes[number].remember(replica.number, blocks)
         endpoints[choice.place].sent(tokens, choice.hit, now, sequence.adapter)

@@ -20,6 +20,7 @@ from typing import Protocol
 from aibrix_compile.simulate.engine import Sequence
 from aibrix_compile.simulate.fleet import Fleet, Replica, Scaling, Setup
 from aibrix_compile.simulate.pickers import Pickers
+from aibrix_compile.simulate.placing import Placing
 from aibrix_compile.simulate.series import Series
 from aibrix_compile.simulate.trace import Request
 
@@ -86,6 +87,7 @@ class Simulation:
         self.pickers = Pickers(setup, self.fleet)
         self.ended: Callable[[Sequence], None] | None = None
         """Called with each sequence that counts, at its end."""
+        self._placing = Placing(setup, self.fleet) if setup.adapters is not None else None
         self._warming = setup.warm_us > 0
         self.requests = 0
         """That count in some figure."""
@@ -113,13 +115,9 @@ class Simulation:
                         record.truncated += 1
                     if scaler is not None:
                         scaler.arrived(following)
-                    one = Sequence(index, following, now)
-                    if self.fleet.ready:
-                        self._send(one)
-                    else:
-                        self._held.append(one)
-                        if not self.setup.hold_us:
-                            self._expire(now)
+                    if following.adapter and self._placing:
+                        self._placing.asked(following.adapter, now)
+                    self._offer(Sequence(index, following, now))
                 index += 1
                 following = next(arrivals, None)
                 continue
@@ -147,14 +145,32 @@ class Simulation:
             else:
                 self.now = now
                 self.fleet.refresh(now)
-                while self._held and self.fleet.ready:
-                    self._send(self._held.popleft())
+                if self._held:
+                    held, self._held = self._held, deque()
+                    for one in held:
+                        self._offer(one)
 
     # --- requests
 
-    def _send(self, sequence: Sequence) -> None:
+    def _offer(self, sequence: Sequence) -> None:
+        """To a replica that can take it; else it waits, or is refused at once."""
+        adapter, places = sequence.adapter, None
+        if adapter and self._placing and self.fleet.ready:
+            places = self._placing.places(adapter, self.now)
+            if not places and self.setup.when_missing == "base":
+                sequence.adapter, places = "", None
+        if self.fleet.ready and (places is None or places):
+            self._send(sequence, places)
+            return
+        if self.setup.hold_us and not (places == [] and self.setup.when_missing == "reject"):
+            self._held.append(sequence)
+        else:
+            self.record.unserved += sequence.arrived >= self.setup.warm_us
+            self._failed += 1
+
+    def _send(self, sequence: Sequence, places: list[int] | None) -> None:
         now = self.now
-        replica, choice = self.pickers.choose(sequence, now, self._random())
+        replica, choice = self.pickers.choose(sequence, now, self._random(), places)
         if choice.degraded:
             self.record.degraded += 1
         replica.sent += 1
@@ -237,6 +253,9 @@ class Simulation:
         self._seen_prompt, self._seen_hit, self._arrived, self._failed = prompt, hit, 0, 0
         if self._held:
             self._expire(now)
+        if self._placing and self._placing.look(now):
+            for after in {pool.limits.adapter_fetch_us for pool in self.setup.pools}:
+                heappush(self._events, (now + after, _START))
         if self._scaler is None:
             return
         for pool, replicas, why in self._scaler.look(fleet, len(self._held), now):

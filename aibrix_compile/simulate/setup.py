@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from aibrix_compile.diagnostics import Problem
 from aibrix_compile.plan import PoolPlan, ServicePlan
-from aibrix_compile.policy import routing
-from aibrix_compile.policy.profile import Profile, slower
+from aibrix_compile.policy import placement, routing
+from aibrix_compile.policy.profile import LORA_TOKEN_SHARE, Profile, slower
 from aibrix_compile.simulate.engine import Limits
 from aibrix_compile.simulate.fleet import Pool, Setup
 
@@ -51,6 +51,12 @@ def setup(
         hold_us=round(chosen.hold_seconds * 1e6),
         warm_us=warm_us,
         seed=seed,
+        adapters=tuple(
+            placement.Adapter(one.name, one.least, one.everywhere, one.priority) for one in service.adapters.items
+        )
+        if service.adapters
+        else None,
+        when_missing=service.adapters.when_missing if service.adapters else "hold",
     )
 
 
@@ -73,6 +79,8 @@ def _pool(service: ServicePlan, pool: PoolPlan, profile: Profile, factor: float)
         prefix_caching=speed.prefix_caching,
         max_loras=adapters.max_loaded if adapters else 1,
         max_cpu_loras=adapters.max_cached if adapters else 1,
+        lora_step_us=adapters.step_ms * 1000 * factor if adapters else 0.0,
+        lora_token_share=LORA_TOKEN_SHARE,
     )
     bounds, known = pool.bounds, replace(profile, kv_tokens=speed.profile.kv_tokens)
     return Pool(

@@ -163,8 +163,10 @@ def test_what_a_picker_did_is_known_to_the_others_after_the_exchange() -> None:
     simulation = Simulation(run.setup)
     choose = simulation.pickers.choose
 
-    def watched(sequence: Sequence, now: int, chance: float) -> tuple[Replica, routing.Choice]:
-        found = choose(sequence, now, chance)
+    def watched(
+        sequence: Sequence, now: int, chance: float, places: list[int] | None = None
+    ) -> tuple[Replica, routing.Choice]:
+        found = choose(sequence, now, chance, places)
         first, second = (one.in_flight for one in found[0].endpoints)
         seen.append((first, second))
         return found
