@@ -25,13 +25,13 @@ from aibrix_compile.closure import unresolved
 from aibrix_compile.diagnostics import Diagnostic, Fix, Path, Problem, Related, Severity, Span, UsageError
 from aibrix_compile.fixes import replaceable
 from aibrix_compile.loading import Workspace
-from aibrix_compile.passes import fleet
+from aibrix_compile.passes import fleet, images
 from aibrix_compile.passes import gateway as front
 from aibrix_compile.passes.draft import Draft, Site
 from aibrix_compile.plan import ArgoTarget, EnvironmentPlan, GatewayPlan, ServicePlan
 from aibrix_compile.spec.decode import decode
 from aibrix_compile.spec.modelservice import ModelService
-from aibrix_compile.spec.project import Environment
+from aibrix_compile.spec.project import Environment, Images
 from aibrix_compile.yamlio import Document, Map, Seq, SourceFile, locate
 
 BACKENDS = (kubernetes, storage, scaling, adapters, monitoring, dashboards)
@@ -118,6 +118,9 @@ def compile_workspace(
         if (parts := _parts(workspace, environment)) is not None and workspace.project_document is not None:
             for problem in front.project(parts, drafts, build):
                 result.add_problem(problem, workspace.project_document, environment.name)
+        if workspace.project is not None and workspace.project_document is not None:
+            for problem in images.project(environment.policy, workspace.project.spec.images, workspace.lock):
+                result.add_problem(problem, workspace.project_document, environment.name)
     for problem, document in workspace.problems:
         result.add_problem(problem, document)
     for diagnostic in workspace.diagnostics:
@@ -141,17 +144,18 @@ def compile_workspace(
 
 
 def _drafts(workspace: Workspace, environment: Environment, build: bool, result: Compilation) -> Iterator[Draft]:
-    mirror = workspace.project.spec.images.mirror if workspace.project else None
-    site = Site(environment, mirror or "", workspace.lock, workspace.project is not None, build)
-    for written in workspace.services:
-        document, unread = workspace.merged(written, environment.name)
+    written = workspace.project.spec.images if workspace.project else Images()
+    known = (images.resolved(one or "", "", workspace.lock)[0] for one in (written.controllers, written.runtime))
+    site = Site(environment, written.mirror or "", workspace.lock, workspace.project is not None, build, *known)
+    for service in workspace.services:
+        document, unread = workspace.merged(service, environment.name)
         decoded = decode(ModelService, document.value)
         decoded.invalid |= unread
         for problem in decoded.problems:
             result.add_problem(problem, document, environment.name)
         if decoded.model is None:
             continue
-        draft = passes.draft(decoded.model, site, written.source.name, decoded.invalid)
+        draft = passes.draft(decoded.model, site, service.source.name, decoded.invalid)
         result.documents.setdefault((environment.name, _key(draft)), document)
         for problem in passes.run(passes.PASSES + (passes.TARGET_PASSES if build else ()), draft):
             result.add_problem(problem, document, environment.name)
@@ -172,9 +176,7 @@ def _parts(workspace: Workspace, environment: Environment) -> front.Parts | None
         return None
     index = next(i for i, one in enumerate(workspace.project.spec.environments) if one is environment)
     path: Path = ("spec", "environments", index, "gateway")
-    return front.Parts(
-        path, environment, environment.gateway, workspace.project.spec.images.mirror or "", workspace.lock
-    )
+    return front.Parts(path, environment, environment.gateway, workspace.project.spec.images, workspace.lock)
 
 
 def _plan(environment: Environment, services: Sequence[ServicePlan], gateway: GatewayPlan | None) -> EnvironmentPlan:

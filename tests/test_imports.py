@@ -97,10 +97,32 @@ def test_layers(path: Path) -> None:
             assert allowed is None or target in KERNEL | allowed | {room}, f"{room} may not import {target}"
             if room == "backends" and target == "backends":
                 own = path.relative_to(PACKAGE).parts[1] == "gateway" and rest.startswith("backends.gateway")
-                shared = ("backends.grafana", "backends.objects", "backends.pods")
+                shared = ("backends.grafana", "backends.objects", "backends.pods", "backends.sidecar")
                 assert own or rest in shared, "backends do not know each other"
         elif first not in sys.stdlib_module_names:
             assert room in THIRD_PARTY.get(first, set()), f"{room} may not import {first}"
+
+
+RUN_TIME = {  # what runs in the cluster -> what of ours it may import besides itself: its image has nothing else
+    "runtime_images/mock/aibrix_mock": {"aibrix_compile.policy"},
+    "runtime_images/runtime/aibrix_runtime": {"aibrix_compile.policy"},
+    "runtime_images/runtime/aibrix_stats": set(),
+    "controllers/aibrix_controllers/picker": {"aibrix_compile.policy"},
+    "controllers/aibrix_controllers/kube": set(),
+    "controllers/aibrix_controllers/adapters": {"aibrix_compile.policy", "aibrix_controllers.kube"},
+}
+RUN_TIME_FILES = [(room, path) for room in RUN_TIME for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize(("room", "path"), RUN_TIME_FILES, ids=lambda one: str(one).removeprefix(f"{ROOT}/"))
+def test_run_time_imports(room: str, path: Path) -> None:
+    own = ".".join(room.split("/")[1 if room.startswith("controllers") else 2 :])
+    for module in _imports(path):
+        if module.startswith("aibrix_"):
+            assert any(f"{module}.".startswith(f"{one}.") for one in RUN_TIME[room] | {own}), module
+    if text := path.read_text("utf-8"):
+        assert ast.get_docstring(ast.parse(text)), "it does not say why it exists"
+        assert len(text.splitlines()) <= 500
 
 
 def test_policy_is_pure() -> None:

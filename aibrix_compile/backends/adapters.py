@@ -41,6 +41,8 @@ def externals(service: ServicePlan) -> Iterable[External]:
     for item in service.adapters.items if service.adapters else ():
         if item.secret:
             yield External("Secret", service.namespace, item.secret, Source(service.name, item.path))
+    for claim in service.runtime.claims if service.runtime else ():
+        yield External("PersistentVolumeClaim", service.namespace, claim, Source(service.name, _ADAPTERS))
 
 
 def _bucket(name: str) -> str:

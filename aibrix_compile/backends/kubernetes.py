@@ -8,6 +8,7 @@ from typing import Any
 from aibrix_compile.artifact import Artifact, External, Object, Source
 from aibrix_compile.backends.objects import SERVE, WORKER, artifact, metadata, selector
 from aibrix_compile.backends.pods import template, template_sources
+from aibrix_compile.backends.sidecar import CLUSTER_CA
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.plan import PoolPlan, ServicePlan
 
@@ -45,6 +46,8 @@ def externals(service: ServicePlan) -> Iterable[External]:
             yield External("Secret", namespace, name, Source(service.name, (*pool.path, "imagePullSecrets")))
         for kind, name in _in_template(pool.template):
             yield External(kind, namespace, name, Source(service.name, (*pool.path, "template")))
+        if service.runtime:
+            yield External("ConfigMap", namespace, CLUSTER_CA, Source(service.name, pool.path))
         if pool.priority_class:
             yield External(
                 "PriorityClass", "", pool.priority_class, Source(service.name, (*pool.path, "priorityClass"))
@@ -76,7 +79,9 @@ def _in_template(node: Any) -> Iterator[tuple[str, str]]:
 
 
 def _config_map(service: ServicePlan) -> Object:
-    data = dict(sorted(service.config.items()))
+    data = dict(
+        sorted({**service.config, **({"runtime.json": service.runtime.config} if service.runtime else {})}.items())
+    )
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -97,12 +102,12 @@ def _service(service: ServicePlan) -> Object:
 
 
 def _headless(service: ServicePlan) -> Object:
-    """Every replica's address, ready or not, where a picker judges for itself; only those that are ready and stay, where
-    Envoy alone trusts names."""
+    """Every replica's address, ready or not, where a picker or a sidecar's word is there to judge by; only those that are ready
+    and stay, where Envoy alone trusts names."""
     port = {"name": "http", "port": service.port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     spec = {
         "clusterIP": "None",
-        **({"publishNotReadyAddresses": True} if service.routing.picker else {}),
+        **({"publishNotReadyAddresses": True} if service.routing.picker or service.runtime else {}),
         "selector": selector(service, role=SERVE),
         "ports": [port],
     }

@@ -93,7 +93,8 @@ def emit(service: ServicePlan) -> list[Artifact]:
 def _pod_monitor(service: ServicePlan) -> Object:
     names = {"service": "label_serving_aibrix_ai_service", "pool": "label_serving_aibrix_ai_pool", "pod": "name"}
     unwanted = [{"action": "drop", "sourceLabels": ["__name__"], "regex": "|".join(_UNWANTED)}]
-    endpoint = {**scraped("http", names), "metricRelabelings": unwanted}
+    # the sidecar passes the engine's series on, and adds its own
+    endpoint = {**scraped("runtime" if service.runtime else "http", names), "metricRelabelings": unwanted}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",

@@ -6,7 +6,7 @@ Ingress only: what an engine may reach (stores, telemetry) is a matter of the cl
 from __future__ import annotations
 
 from aibrix_compile.artifact import Artifact, Object, Source
-from aibrix_compile.backends.objects import GATEWAY_LABEL, SERVICE_LABEL, artifact, metadata, selector
+from aibrix_compile.backends.objects import CONTROLLER_LABEL, GATEWAY_LABEL, SERVICE_LABEL, artifact, metadata, selector
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.plan import EnvironmentPlan, ServicePlan
 
@@ -17,7 +17,13 @@ def emit(environment: EnvironmentPlan) -> list[Artifact]:
 
 def _policy(service: ServicePlan, environment: EnvironmentPlan) -> Artifact:
     path: Path = ("metadata", "name")
-    ingress: list[Object] = [{**_callers(service, environment), "ports": [{"port": "http", "protocol": "TCP"}]}]
+    callers = _callers(service, environment)
+    ingress: list[Object] = [{**({"from": callers} if callers else {}), "ports": [{"port": "http", "protocol": "TCP"}]}]
+    if service.runtime is not None:
+        here = {"matchLabels": {"kubernetes.io/metadata.name": service.namespace}}
+        chosen = {"matchExpressions": [{"key": CONTROLLER_LABEL, "operator": "Exists"}]}
+        controllers = {"namespaceSelector": here, "podSelector": chosen}
+        ingress.append({"from": [*callers, controllers], "ports": [{"port": "runtime", "protocol": "TCP"}]})
     if any(pool.nodes > 1 for pool in service.pools):  # collectives choose their ports themselves
         ingress.append({"from": [{"podSelector": {"matchLabels": {SERVICE_LABEL: service.name}}}]})
     policy = {
@@ -29,16 +35,16 @@ def _policy(service: ServicePlan, environment: EnvironmentPlan) -> Artifact:
     return artifact(f"{service.environment}/{service.name}", policy, {(): Source(service.name, path)})
 
 
-def _callers(service: ServicePlan, environment: EnvironmentPlan) -> Object:
-    """Without a gateway anybody may call the engine. With one, Envoy and the picker, which reads its metrics; and the
-    Prometheus that a PodMonitor speaks to, by the label that its operator gives it."""
+def _callers(service: ServicePlan, environment: EnvironmentPlan) -> list[Object]:
+    """Without a gateway anybody may call the engine: none are named. With one, Envoy and the picker; and the Prometheus that a
+    PodMonitor speaks to, by the label that its operator gives it."""
     gateway = environment.gateway
     if gateway is None:
-        return {}
+        return []
     home = {"matchLabels": {"kubernetes.io/metadata.name": gateway.namespace}}
     pods = {"matchLabels": {GATEWAY_LABEL: environment.name}}
     callers: list[Object] = [{"namespaceSelector": home, "podSelector": pods}]
     if service.monitoring is not None and service.monitoring.pod_monitor:
         prometheus = {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}
         callers.append({"namespaceSelector": {}, "podSelector": prometheus})
-    return {"from": callers}
+    return callers

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from aibrix_compile import crds
 from aibrix_compile.artifact import Artifact, Object
-from aibrix_compile.backends.objects import ORDER, PICKER_ACCOUNT, RETRY
+from aibrix_compile.backends.objects import CONTROLLER_LABEL, ORDER, PICKER_ACCOUNT, RETRY
+from aibrix_compile.backends.pods import SECURITY, pod_security
+from aibrix_compile.backends.sidecar import IDENTITY, caller_mount, caller_token
 from aibrix_compile.emit import yaml_text
 from aibrix_compile.ownership import SCALED, SCALER, Owned
 from aibrix_compile.plan import ArgoTarget
@@ -40,11 +42,13 @@ class PlatformPlan:
     kubernetes: str
     argocd_namespace: str
     argocd: ArgoTarget | None
+    controllers: str = ""
+    """The image of controllers; without it none runs here."""
 
 
 def emit(plan: PlatformPlan) -> list[Artifact]:
     """All objects; paths are relative to the environment's folder `platform`."""
-    found = [Artifact(_file("", one), one) for one in (*_namespaces(plan), *_access(plan))]
+    found = [Artifact(_file("", one), one) for one in (*_namespaces(plan), *_access(plan), *_controllers(plan))]
     found += [Artifact(_file("crds/", one), one) for one in definitions()]
     found += [Artifact(_file("argocd/", one), one) for one in (*_config(plan), *_applications(plan))]
     return found
@@ -100,6 +104,75 @@ def _access(plan: PlatformPlan) -> Iterable[Object]:
         peers = [_rule(["discovery.k8s.io"], ["endpointslices"], _READ)]
         yield from _bound(PICKER_ACCOUNT, plan.gateway, plan.gateway, peers)  # the other pickers
         yield from _bound(SCALER, plan.namespace, plan.gateway, peers)  # what pickers hold and shed
+
+
+def _controllers(plan: PlatformPlan) -> Iterable[Object]:
+    """The adapters controller: two copies, of which one leads; and who may reach it."""
+    if not plan.controllers:
+        return
+    chosen = {CONTROLLER_LABEL: "adapters"}
+    about = {"app.kubernetes.io/name": ADAPTERS, **_LABELS, **chosen}
+    home = {"name": ADAPTERS, "namespace": plan.namespace, "labels": about}
+    pickers = ["--pickers", f"{plan.environment}-picker.{plan.gateway}.svc.cluster.local:9090"] if plan.gateway else []
+    ready, alive = ({"httpGet": {"path": path, "port": "metrics"}} for path in ("/readyz", "/healthz"))
+    container = {
+        "name": "adapters",
+        "image": plan.controllers,
+        "command": ["python3", "-m", "aibrix_controllers.adapters", "run"],
+        "args": ["--namespace", plan.namespace, *pickers, "--runtime-token", f"{IDENTITY}/token"],
+        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "ports": [{"name": "metrics", "containerPort": 9090, "protocol": "TCP"}],
+        "resources": {"requests": {"cpu": "200m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": SECURITY,
+        "startupProbe": {**alive, "periodSeconds": 1, "failureThreshold": 60},
+        "readinessProbe": {**ready, "periodSeconds": 2, "failureThreshold": 2},
+        "livenessProbe": {**alive, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
+        "volumeMounts": [caller_mount()],
+    }
+    pod = {
+        "serviceAccountName": ADAPTERS,
+        "automountServiceAccountToken": True,  # it reads pods and writes status
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 15,
+        "securityContext": pod_security(),
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": chosen},
+            }
+        ],
+        "containers": [container],
+        "volumes": [caller_token()],
+    }
+    yield {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": home,
+        "spec": {
+            "replicas": 2,
+            "revisionHistoryLimit": 3,
+            "selector": {"matchLabels": chosen},
+            "template": {"metadata": {"labels": about}, "spec": pod},
+        },
+    }
+    yield {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": home,
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": chosen}, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
+    }
+    yield {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": home,
+        "spec": {
+            "podSelector": {"matchLabels": chosen},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"port": "metrics", "protocol": "TCP"}]}],
+        },
+    }
 
 
 def _scaler_rules(owned: Iterable[Owned]) -> list[Object]:

@@ -15,6 +15,7 @@ from aibrix_compile.backends.objects import (
     merged,
     selector,
 )
+from aibrix_compile.backends.sidecar import engine_mounts, sidecar, sidecar_volumes
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.plan import PoolPlan, Prefetch, ServicePlan, Variable, Volume
 
@@ -56,10 +57,12 @@ def _pod(service: ServicePlan, pool: PoolPlan, role: str) -> Object:
         spec["topologySpreadConstraints"] = [
             _spread(key, chosen) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
         ]
-    if pool.prefetch is not None:
-        spec["initContainers"] = [_prefetch(service, pool, pool.prefetch)]
+    runtime = service.runtime if role == SERVE else None
+    before = [] if pool.prefetch is None else [_prefetch(service, pool, pool.prefetch)]
+    if before or runtime:
+        spec["initContainers"] = before + ([sidecar(runtime, SECURITY)] if runtime else [])
     spec["containers"] = [_engine(service, pool) if role == SERVE else _worker(service, pool)]
-    spec["volumes"] = [_volume(volume) for volume in pool.volumes]
+    spec["volumes"] = [_volume(volume) for volume in pool.volumes] + (sidecar_volumes(runtime) if runtime else [])
     return spec
 
 
@@ -86,8 +89,11 @@ def pod_security() -> Object:
 
 
 def _engine(service: ServicePlan, pool: PoolPlan) -> Object:
+    process = _process(service, pool, [argument.text for argument in pool.arguments])
+    if service.runtime:
+        process["volumeMounts"] += engine_mounts(service.runtime)
     return {
-        **_process(service, pool, [argument.text for argument in pool.arguments]),
+        **process,
         "ports": [{"name": "http", "containerPort": service.port, "protocol": "TCP"}],
         "startupProbe": _probe(period=_PROBE_PERIOD, failures=-(-pool.startup_seconds // _PROBE_PERIOD)),
         "readinessProbe": _probe(period=5, failures=3),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FOLDER = "platform"
 _EPILOG = """\
 Output, for each environment (or for one called default where there is no aibrix.yaml):
-  DIR/<environment>/platform/         namespaces, service accounts and roles of the controllers
+  DIR/<environment>/platform/         namespaces, service accounts, roles and pods of the controllers
   DIR/<environment>/platform/crds/    the kinds AdapterSet and ScalingPolicy
   DIR/<environment>/platform/argocd/  health checks, plugin and Applications; apply this one where Argo CD runs:
                                       kubectl apply --server-side -f DIR/<environment>/platform/argocd
@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from aibrix_compile.compiler import compile_workspace
     from aibrix_compile.loading import service_name
+    from aibrix_compile.passes import images
 
     workspace = _workspace(arguments.paths)
     taken = any(service_name(service) == FOLDER for service in workspace.services)
@@ -61,8 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"a service is called {FOLDER}, which is the folder of what a cluster needs; rename the service"
         )
+    image = workspace.project.spec.images.controllers if workspace.project else ""
+    controllers = images.resolved(image or "", "", workspace.lock)[0]
     plans = [
-        _plan(one) for one in workspace.environments if not arguments.environment or one.name in arguments.environment
+        _plan(one, controllers)
+        for one in workspace.environments
+        if not arguments.environment or one.name in arguments.environment
     ]
     return _write(arguments.output, plans, arguments.check)
 
@@ -77,7 +82,7 @@ def _workspace(paths: list[Path]) -> Workspace:
     return load(paths, here)
 
 
-def _plan(environment: Environment) -> PlatformPlan:
+def _plan(environment: Environment, controllers: str) -> PlatformPlan:
     from aibrix_compile.backends.platform import PlatformPlan
     from aibrix_compile.plan import ArgoTarget
 
@@ -100,6 +105,7 @@ def _plan(environment: Environment) -> PlatformPlan:
         kubernetes=environment.kubernetes,
         argocd_namespace=target.namespace if target else "argocd",
         argocd=target,
+        controllers=controllers,
     )
 
 

@@ -21,6 +21,7 @@ from aibrix_compile.passes import (
     pod,
     replicas,
     routing,
+    runtime,
     scaling,
     sizing,
     speed,
@@ -91,6 +92,10 @@ PASSES = (
     Pass(pod.storage, needs=("model", "engine"), after=("shape",)),
     Pass(each_pool=pod.volumes, needs=("model", "engine"), after=("shape",)),
     Pass(each_pool=pod.resources, needs=("model", "engine"), pool_needs=("resources",), after=("shape", "accelerator")),
+    Pass(adapters.sources, needs=("adapters",)),
+    Pass(adapters.modules, needs=("adapters",), after=("shape",)),
+    Pass(adapters.demand, needs=("adapters",)),
+    Pass(runtime.plan, needs=("adapters", "engine", "model"), after=("shape", "engine")),
     Pass(each_pool=adapters.host_memory, needs=("adapters.limits",), pool_needs=("resources",), after=("shape",)),
     Pass(each_pool=pod.template, pool_needs=("template",)),
     Pass(monitoring.plan, needs=("monitoring", "slo"), after=("engine",)),
@@ -102,7 +107,7 @@ PASSES = (
     Pass(each_pool=pod.times, needs=("model", "engine", "routing.timeout"), after=("shape",)),
     Pass(routing.times, needs=("routing", "workload", "slo")),
 )
-TARGET_PASSES = (Pass(targets.unbuilt), Pass(each_pool=targets.unbuilt_pool))
+TARGET_PASSES = (Pass(targets.unbuilt), Pass(runtime.missing), Pass(each_pool=targets.unbuilt_pool))
 
 
 def draft(service: ModelService, site: Site, file: str, invalid: set[Path]) -> Draft:
@@ -169,6 +174,7 @@ def finish(work: Draft) -> ServicePlan:
         signals=dict(routing.SIGNALS),
         workload=_workload(work),
         adapters=work.adapters,
+        runtime=work.runtime,
         tenants=access.plan(work),
         monitoring=work.monitoring,
         pools=tuple(_pool(work, pool) for pool in work.pools),

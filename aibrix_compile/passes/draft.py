@@ -20,6 +20,7 @@ from aibrix_compile.plan import (
     Objective,
     Prefetch,
     Rollout,
+    RuntimePlan,
     ScalingPlan,
     Sizing,
     Speed,
@@ -33,13 +34,15 @@ from aibrix_compile.spec.project import AcceleratorSite, Environment
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a service is compiled for."""
+    """Where a service is compiled for. `controllers` and `runtime` are images, empty where none is known."""
 
     environment: Environment
     mirror: str
     lock: Lock
     in_project: bool
     build: bool
+    controllers: str = ""
+    runtime: str = ""
 
     def declares(self, api: str) -> bool:
         """Whether the cluster has a foreign API. Without a Project nobody knows; only a build has to."""
@@ -114,6 +117,7 @@ class Draft:
     objectives: tuple[Objective, ...] = ()  # objectives
     scaling: ScalingPlan | None = None  # scaling
     adapters: AdaptersPlan | None = None  # adapters
+    runtime: RuntimePlan | None = None  # runtime
     monitoring: MonitoringPlan | None = None  # monitoring
     config: dict[str, str] = field(default_factory=dict)  # pod
     decisions: list[Decision] = field(default_factory=list)

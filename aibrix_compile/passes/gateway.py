@@ -17,7 +17,7 @@ from aibrix_compile.passes.routing import picker_reason
 from aibrix_compile.plan import GatewayPlan, TenantPlan
 from aibrix_compile.spec.decode import sound
 from aibrix_compile.spec.modelservice import ServiceSpec
-from aibrix_compile.spec.project import Environment, Gateway
+from aibrix_compile.spec.project import Environment, Gateway, Images
 
 
 class Parts(NamedTuple):
@@ -26,17 +26,17 @@ class Parts(NamedTuple):
     path: Path
     environment: Environment
     gateway: Gateway
-    mirror: str
+    images: Images
     lock: Lock
 
     @property
     def envoy(self) -> str:
         written = "image" in self.gateway.model_fields_set
-        return images.resolved(self.gateway.image, "" if written else self.mirror, self.lock)[0]
+        return images.resolved(self.gateway.image, "" if written else self.images.mirror or "", self.lock)[0]
 
     @property
     def picker(self) -> str:
-        return images.resolved(self.gateway.picker.image or "", "", self.lock)[0]
+        return images.resolved(self.gateway.picker.image or self.images.controllers or "", "", self.lock)[0]
 
 
 def project(parts: Parts, drafts: Sequence[Draft], build: bool) -> Iterator[Problem]:
@@ -52,11 +52,11 @@ def project(parts: Parts, drafts: Sequence[Draft], build: bool) -> Iterator[Prob
     needing = [draft.metadata.name for draft in drafts if picker_reason(draft)]
     if gateway.picker.image:
         yield from images.policy(policy, parts.picker, (*path, "picker", "image"))
-    elif needing and build:
+    elif needing and build and not parts.picker:
         names = ", ".join(needing[:3]) + (" and others" if len(needing) > 3 else "")
         message = f"a picker chooses the replicas of {names}, and no image of it is published yet"
-        hint = "set gateway.picker.image to one that you built from controllers/, or route by least-request, which Envoy does alone"
-        yield Problem("AC502", (*path, "picker", "image"), message, hint)
+        hint = "set images.controllers to one that you built from controllers/, or route by least-request, which Envoy does alone"
+        yield Problem("AC502", path, message, hint, at_key=True)
 
 
 def _callers(parts: Parts) -> Iterator[Problem]:

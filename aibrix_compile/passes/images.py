@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aibrix_compile.diagnostics import Path, Problem
 from aibrix_compile.lock import Lock
-from aibrix_compile.spec.project import Policy
+from aibrix_compile.spec.project import Images, Policy
 
 
 def resolved(reference: str, mirror: str, lock: Lock) -> tuple[str, list[str]]:
@@ -20,6 +20,13 @@ def resolved(reference: str, mirror: str, lock: Lock) -> tuple[str, list[str]]:
         image += f"@{locked.value}"
         because.append(f"digest from {locked.where}")
     return image, because
+
+
+def project(policy_of: Policy, written: Images, lock: Lock) -> Iterator[Problem]:
+    """Our own images, by the policy of an environment."""
+    for name in ("controllers", "runtime"):
+        if image := getattr(written, name):
+            yield from policy(policy_of, resolved(image, "", lock)[0], ("spec", "images", name))
 
 
 def policy(policy: Policy, reference: str, path: Path) -> Iterator[Problem]:

@@ -35,6 +35,10 @@ import sys, time, urllib.request
 
 propagation, limit = float(sys.argv[1]), float(sys.argv[2])
 start, idle = time.monotonic(), 0
+try:
+    open("/run/aibrix/draining", "x").close()  # the sidecar, where there is one, tells whoever sends requests
+except OSError:
+    pass
 time.sleep(propagation)  # new requests still come until everybody knows that the pod leaves
 while time.monotonic() - start < limit and idle < 2:
     try:
@@ -68,7 +72,7 @@ def environment(draft: Draft) -> Iterator[Problem]:
                 "use letters, digits and _",
                 at_key=True,
             )
-        elif name in _OWNED:
+        elif name in _OWNED or (draft.site.runtime and name in TOLD):
             yield Problem("AC215", path, f"{name} belongs to the compiler", "remove it", at_key=True)
         elif wanted.value is not None and _SECRET.search(name):
             message = f"{name} is a secret by its name, and its text stands in Git"
@@ -95,6 +99,9 @@ _WRITABLE = {  # everything that processes write lies on the scratch volume
     "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
     "VLLM_NO_USAGE_STATS": "1",
 }
+RUN = "/run/aibrix"
+TOLD = {"PYTHONPATH": f"{RUN}/plugins", "AIBRIX_LOAD_SOCKET": f"{RUN}/load.sock"}
+"""The plugin that tells the sidecar of the engine's load, and where."""
 _FETCHING = {name: _WRITABLE[name] for name in ("HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME")}
 _OWNED = {
     *_WRITABLE,
@@ -113,7 +120,8 @@ def variables(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
     kept = cache is not None and draft.spec.model.loading.method == "engine" and draft.spec.engine.name != MOCK
     home = {"HF_HOME": f"{MODEL_FOLDER}{cache.path.rstrip('/')}/huggingface"} if cache and kept else {}
     loras = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if draft.spec.adapters else {}
-    found = _fixed(_WRITABLE | home | loras) + _credentials(draft)
+    told = TOLD if draft.site.runtime and draft.spec.engine.name != MOCK else {}
+    found = _fixed(_WRITABLE | home | loras | told) + _credentials(draft)
     for name, wanted in sorted(draft.spec.engine.env.items()):
         path: Path = ("spec", "engine", "env", name)
         found.append(Variable(name, path, wanted.value or "", wanted.secret or "", wanted.key or ""))
@@ -273,8 +281,9 @@ def times(draft: Draft, pool: PoolDraft) -> Iterator[Problem]:
 
 
 def propagation(draft: Draft) -> int:
-    """Seconds until nobody sends to a pod that terminates. A picker knows at once; Envoy alone trusts names."""
-    alone = draft.site.environment.gateway is not None and not picker_reason(draft)
+    """Seconds until nobody sends to a pod that terminates. A picker knows at once, and so does Envoy where a sidecar
+    says that it drains; Envoy alone trusts names."""
+    alone = draft.site.environment.gateway is not None and not picker_reason(draft) and not draft.site.runtime
     return _NAMES if alone else _PROPAGATION
 
 

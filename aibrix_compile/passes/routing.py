@@ -11,7 +11,7 @@ from aibrix_compile.passes.draft import Draft
 from aibrix_compile.passes.monitoring import ROLES
 from aibrix_compile.plan import CanaryPlan, HoldPlan, RoutingPlan
 from aibrix_compile.spec.decode import sound
-from aibrix_compile.spec.modelservice import Custom, RoutingStrategy
+from aibrix_compile.spec.modelservice import Custom, Hold, RoutingStrategy
 
 _ROUTING: Path = ("spec", "routing")
 _STRATEGY: Path = (*_ROUTING, "strategy")
@@ -103,7 +103,7 @@ def plan(draft: Draft) -> RoutingPlan:
     if draft.site.environment.gateway is not None:
         decided = f"by a picker: {picker}" if picker else "by Envoy alone"
         draft.decide(_STRATEGY, f"{routing.strategy.name}, {decided}")
-    hold, canary = routing.hold, routing.canary
+    hold, canary = _hold(draft), routing.canary
     return RoutingPlan(
         strategy=routing.strategy.name,
         parameters=parameters,
@@ -120,6 +120,16 @@ def plan(draft: Draft) -> RoutingPlan:
         priority=tuple(routing.priority),
         picker=picker,
     )
+
+
+def _hold(draft: Draft) -> Hold | None:
+    """An adapter that requests wait for is a wait like any other: it has the bounds of `hold`."""
+    hold, adapters = draft.spec.routing.hold, draft.spec.adapters
+    if hold is None and adapters is not None and adapters.whenMissing == "hold":
+        hold = Hold.model_construct()
+        value = f"{hold.maxWait / 1000:g} s, {hold.maxRequests} requests, {hold.maxBytes} bytes"
+        draft.decide((*_ROUTING, "hold"), value, "adapters.whenMissing is hold, and its bounds are not written")
+    return hold
 
 
 SIGNALS = {

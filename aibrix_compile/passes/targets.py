@@ -39,6 +39,8 @@ def _without_gateway(draft: Draft) -> Iterator[Problem]:
     """What only a gateway enforces."""
     paths: list[Path] = [("spec", "routing", name) for name in sorted(draft.spec.routing.model_fields_set)]
     paths += [("spec", "access")] if draft.spec.access is not None else []
+    if draft.spec.adapters is not None and "whenMissing" in draft.spec.adapters.model_fields_set:
+        paths.append(("spec", "adapters", "whenMissing"))
     environment = draft.site.environment.name
     for path in paths:
         name = ".".join(map(str, path[1:]))

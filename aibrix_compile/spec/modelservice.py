@@ -390,6 +390,7 @@ class Adapter(Model):
     uri: Uri = field("Where the adapter is, in PEFT format.", "s3://adapters/refunds/v3")
     replicas: AdapterReplicas | None = field("Where it is kept loaded: all, n, or {min: n}.", "all", None)
     rank: Positive | None = field("Its rank. Default: what aibrix.lock read from the adapter.", 16, None)
+    modules: list[Text] = field("Modules that it changes, to be checked against the model.", ["q_proj", "v_proj"], [])
     priority: Count = field("Placed first when room is short; higher is first.", 10, 0)
     digest: Text | None = field("Hash of its files; a changed digest is rolled out.", "sha256:" + "0" * 64, None)
     credentials: SecretRef | None = field(
@@ -400,7 +401,7 @@ class Adapter(Model):
 class Adapters(Model):
     limits: Limits = field("Room for adapters on one replica.", {"maxLoaded": 8, "maxRank": 32}, Limits)
     whenMissing: Literal["hold", "reject", "base"] = field(
-        "A request for an adapter that no replica has yet: wait, refuse, or answer with the base model and say so.",
+        "A request for an adapter that no replica has yet: wait as routing.hold bounds it (its defaults if not written), refuse, or answer with the base model and say so.",
         "hold",
         "reject",
     )

@@ -13,6 +13,7 @@ from aibrix_compile.spec.types import (
     DnsLabel,
     DnsName,
     HttpUrl,
+    Image,
     Positive,
     Text,
 )
@@ -24,6 +25,17 @@ class ProjectMetadata(Model):
 
 class Images(Model):
     mirror: Text | None = field("Registry and folder that mirror public images.", "registry.example.com/mirror", None)
+    controllers: Image | None = field(
+        "Image of the picker and the controllers, built from controllers/; none is published yet.",
+        "registry.example.com/aibrix/controllers:0.1.0",
+        None,
+    )
+    runtime: Image | None = field(
+        "Image of the sidecar beside each engine, built from runtime_images/runtime; none is published yet. Default: no"
+        " sidecar, and no adapters.",
+        "registry.example.com/aibrix/runtime:0.1.0",
+        None,
+    )
 
 
 class AcceleratorSite(Model):
@@ -71,8 +83,8 @@ class Tenant(Model):
 
 
 class Picker(Model):
-    image: Text | None = field(
-        "Its image, built from controllers/; none is published yet.", "registry.example.com/aibrix/picker:0.1.0", None
+    image: Image | None = field(
+        "Its image. Default: images.controllers of the project.", "registry.example.com/aibrix/controllers:0.1.0", None
     )
     replicas: Positive | None = field("Pickers. Default: as many as the gateway has replicas.", 2, None)
 
@@ -120,6 +132,7 @@ PolicyRule = Literal["latest-tag", "unpinned-image", "fail-open", "unlocked-revi
 class Policy(Model):
     forbid: list[PolicyRule] = field("What no service of the environment may do.", ["latest-tag", "unpinned-image"], [])
     maxGPUs: Positive | None = field("Most GPUs of all services together.", 64, None)
+    adapterSources: list[Text] = field("Where adapters may come from. Default: anywhere.", ["s3://adapters/"], [])
     registries: list[Text] = field("Registries that images may come from. Default: any.", ["registry.example.com"], [])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aibrix_compile.emit import yaml_text
-from tests.backends import compiled, objects
+from tests.backends import GATEWAY, compiled, objects
 
 
 def items(count: int, extra: str = "") -> str:
@@ -18,7 +18,7 @@ def items(count: int, extra: str = "") -> str:
 def sets(folder: Path, more: str, **spec: str) -> dict[str, str]:
     return {
         name: yaml_text(one)
-        for name, one in objects(folder, more=more, **spec).items()
+        for name, one in objects(folder, more=more, environment=GATEWAY, **spec).items()
         if name.startswith("AdapterSet/")
     }
 
@@ -30,7 +30,7 @@ def test_the_set_and_the_engine_say_the_same(tmp_path: Path) -> None:
         "      - {name: kept, uri: hf://acme/lora, replicas: {min: 1}, credentials: {secret: hf, key: token}}\n"
         "      - {name: rare, uri: s3://adapters/c}\n"
     )
-    found = objects(tmp_path, more=more)
+    found = objects(tmp_path, more=more, environment=GATEWAY)
     listed = {
         item["name"]: item
         for name, one in found.items()
@@ -69,7 +69,7 @@ def test_ten_thousand_adapters_fit(tmp_path: Path) -> None:
 
 
 def test_adapters_never_restart_a_pod(tmp_path: Path) -> None:
-    few, many = objects(tmp_path, more=items(1)), objects(tmp_path, more=items(9))
+    few, many = (objects(tmp_path, more=items(count), environment=GATEWAY) for count in (1, 9))
     assert few["Deployment/chat-nvidia-l4"] == many["Deployment/chat-nvidia-l4"]
 
 
@@ -83,11 +83,12 @@ def test_adapters_never_restart_a_pod(tmp_path: Path) -> None:
     ],
 )
 def test_room(tmp_path: Path, extra: str, pools: str, codes: list[str]) -> None:
-    assert [one.code for one in compiled(tmp_path, more=items(9, extra), pools=pools).diagnostics] == codes
+    found = compiled(tmp_path, more=items(9, extra), pools=pools, environment=GATEWAY)
+    assert [one.code for one in found.diagnostics] == codes
 
 
 def test_a_finding_in_an_included_file_is_there(tmp_path: Path) -> None:
     (tmp_path / "services").mkdir()
     (tmp_path / "services" / "more.yml").write_text("adapters:\n  - {name: big, uri: s3://adapters/big, rank: 64}\n")
-    (found,) = compiled(tmp_path, more="  adapters: {include: [more.yml]}\n").diagnostics
+    (found,) = compiled(tmp_path, more="  adapters: {include: [more.yml]}\n", environment=GATEWAY).diagnostics
     assert (found.code, found.span.file, found.span.line) == ("AC212", "services/more.yml", 2)

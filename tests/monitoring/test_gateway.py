@@ -42,7 +42,8 @@ def test_names() -> None:
 
 def _pods(plan: EnvironmentPlan) -> dict[str, Any]:
     assert plan.gateway is not None
-    made = [workloads.envoy(plan.name, plan.gateway, plan.services, ""), workloads.picker(plan.name, plan.gateway, {})]
+    picker = workloads.picker(plan.name, plan.gateway, {}, runtime=False)
+    made = [workloads.envoy(plan.name, plan.gateway, plan.services, ""), picker]
     return {one["metadata"]["name"]: one["spec"]["template"] for one in made}
 
 

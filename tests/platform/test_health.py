@@ -1,26 +1,11 @@
-"""The health scripts, run by Lua 5.1 as Argo CD runs them: with `obj`, and without the libraries that it does not open."""
+"""What Argo CD says of our two kinds."""
 
 from typing import Any
 
 import pytest
-from lupa.lua51 import LuaRuntime
 
 from aibrix_compile import crds
-
-
-def _health(kind: str, value: dict[str, Any]) -> tuple[str, str]:
-    lua = LuaRuntime(register_eval=False)
-    lua.execute("string, math, io, os, debug, coroutine, python = nil, nil, nil, nil, nil, nil, nil")
-    lua.globals().obj = _table(lua, value)
-    answer = dict(lua.execute(crds.health(kind)))
-    assert answer.keys() == {"status", "message"}
-    return answer["status"], answer["message"]
-
-
-def _table(lua: Any, value: Any) -> Any:
-    if isinstance(value, dict):
-        return lua.table_from({key: _table(lua, item) for key, item in value.items()})
-    return lua.table_from([_table(lua, item) for item in value]) if isinstance(value, list) else value
+from tests.platform.judge import judged
 
 
 def _at(generation: int, **status: Any) -> dict[str, Any]:
@@ -94,7 +79,7 @@ SCALING = [
     [("AdapterSet", *row) for row in ADAPTERS] + [("ScalingPolicy", *row) for row in SCALING],
 )
 def test_health(kind: str, value: dict[str, Any], status: str, message: str) -> None:
-    found = _health(kind, value)
+    found = judged(value, kind)
     assert found[0] == status and message in found[1], found
 
 

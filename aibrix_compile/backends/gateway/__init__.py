@@ -101,6 +101,6 @@ def _objects(environment: EnvironmentPlan, gateway: GatewayPlan) -> Iterator[Obj
     if modules:
         yield workloads.config_map(name, gateway, f"{gateway.picker}-functions", role, modules)
     yield workloads.picker_service(name, gateway)
-    yield workloads.picker(name, gateway, modules)
+    yield workloads.picker(name, gateway, modules, runtime=any(one.runtime for one in environment.services))
     if gateway.picker_replicas > 1:
         yield workloads.disruption_budget(name, gateway, gateway.picker, role)

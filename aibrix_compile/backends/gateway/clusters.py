@@ -92,7 +92,7 @@ def _engines(name: str, services: tuple[ServicePlan, ...]) -> Config:
             "endpoints": [
                 {
                     **({"priority": priority} if priority else {}),
-                    "lb_endpoints": [{"endpoint": {"address": _address(host(service), service.port)}}],
+                    "lb_endpoints": [{"endpoint": _endpoint(service)}],
                 }
                 for priority, service in enumerate(services)
             ],
@@ -109,7 +109,7 @@ def _engines(name: str, services: tuple[ServicePlan, ...]) -> Config:
                 "no_traffic_interval": "1s",  # else a minute until a first replica is known to be alive
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/health"},
+                "http_health_check": {"path": "/readyz" if all(one.runtime for one in services) else "/health"},
             }
         ],
         "circuit_breakers": {
@@ -132,6 +132,12 @@ def _engines(name: str, services: tuple[ServicePlan, ...]) -> Config:
             "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 30, "keepalive_interval": 10}
         },
     }
+
+
+def _endpoint(service: ServicePlan) -> Config:
+    """Where there is a sidecar, its word counts: it knows that a replica drains while the engine still answers."""
+    asked = {"health_check_config": {"port_value": service.runtime.port}} if service.runtime else {}
+    return {"address": _address(host(service), service.port), **asked}
 
 
 def _outliers(most: int) -> Config:

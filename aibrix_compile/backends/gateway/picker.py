@@ -11,7 +11,7 @@ from aibrix_compile.backends.gateway.routes import stand_ins
 from aibrix_compile.emit import json_text
 from aibrix_compile.plan import AdaptersPlan, EnvironmentPlan, GatewayPlan, PoolPlan, ServicePlan
 
-_NO_ADAPTERS = AdaptersPlan(0, 0, 0, "reject", ())
+_NO_ADAPTERS = AdaptersPlan(0, 0, 0, "reject", 0.0, ())
 
 
 def configuration(environment: EnvironmentPlan, gateway: GatewayPlan) -> str:
@@ -45,6 +45,7 @@ def _service(service: ServicePlan) -> dict[str, Any]:
         "namespace": service.namespace,
         "host": host(service).rstrip("."),
         "port": service.port,
+        "runtime": {"port": service.runtime.port} if service.runtime else None,
         "model": service.served_name,
         "metrics": dict(service.signals),
         "pools": {pool.name: _pool(pool, adapters) for pool in service.pools},

@@ -24,6 +24,7 @@ from aibrix_compile.backends.objects import (
     dotted,
 )
 from aibrix_compile.backends.pods import SECURITY, pod_security
+from aibrix_compile.backends.sidecar import IDENTITY, caller_mount, caller_token
 from aibrix_compile.plan import GatewayPlan, ServicePlan
 
 GATEWAY, PICKER = "gateway", "picker"
@@ -171,7 +172,8 @@ def service(environment: str, gateway: GatewayPlan) -> Object:
 # --- the picker
 
 
-def picker(environment: str, gateway: GatewayPlan, functions: Mapping[str, str]) -> Object:
+def picker(environment: str, gateway: GatewayPlan, functions: Mapping[str, str], *, runtime: bool) -> Object:
+    """`runtime`: some service has sidecars, to which a picker must show who it is."""
     about, chosen = labels(environment, PICKER), selector(environment, PICKER)
     peers = f"{gateway.picker}.{gateway.namespace}.svc.cluster.local:{PEERS.number}"
     mounts = [{"name": "config", "mountPath": _CONFIG, "readOnly": True}]
@@ -179,12 +181,21 @@ def picker(environment: str, gateway: GatewayPlan, functions: Mapping[str, str])
     if functions:
         mounts.append({"name": "functions", "mountPath": _FUNCTIONS, "readOnly": True})
         volumes.append(_configured("functions", f"{gateway.picker}-functions"))
+    if runtime:
+        mounts.append(caller_mount())
+        volumes.append(caller_token())
     ready, alive = ({"httpGet": {"path": path, "port": METRICS.name}} for path in ("/readyz", "/healthz"))
     container = {
         "name": "picker",
         "image": gateway.picker_image,
         "command": ["python3", "-m", "aibrix_controllers.picker", "run"],
-        "args": ["--config", f"{_CONFIG}/picker.json", "--peers", peers],
+        "args": [
+            "--config",
+            f"{_CONFIG}/picker.json",
+            "--peers",
+            peers,
+            *(["--runtime-token", f"{IDENTITY}/token"] if runtime else []),
+        ],
         "env": [
             *([{"name": "PYTHONPATH", "value": _FUNCTIONS}] if functions else []),
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
