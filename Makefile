@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint golden bench bench-sim bench-routing bench-picker bench-gateway bench-replay faults \
+.PHONY: help demo test test-full lint golden bench bench-sim bench-routing bench-picker bench-gateway bench-replay bench-adapters \
+  bench-density faults \
   engine-venv validate-engine cluster-assets e2e-argocd e2e-kind clean
 
 help:            ## what there is
@@ -55,6 +56,14 @@ bench-gateway: $(READY) ## the gateway beside four routers of others: requests/s
 
 bench-replay: $(READY) ## a public trace through the real gateway and through the simulator; TRACES=folder
 	$(BIN)/python -m tests.bench.replay $(if $(TRACES),--traces $(TRACES)) $(ARGS)
+
+bench-adapters: $(READY) ## adapters by the hundred on a real control plane; our sidecar beside AIBrix's; what the plugin costs vLLM
+	$(BIN)/python -m tests.bench.sidecars
+	$(BIN)/python -m tests.bench.plugin
+	$(BIN)/python -m tests.bench.adapters $(ARGS)
+
+bench-density: $(READY) ## GPU-hours of sets of adapters apart and together, simulated
+	$(BIN)/python -m tests.bench.density
 
 faults: $(READY) ## what breaks, on ours and on those routers, side by side; ARGS="--probe NAME"
 	$(BIN)/python -m tests.bench.gateway.faults $(ARGS)

@@ -1,4 +1,4 @@
-"""The peers, built or installed once into the cache folder: Helm from its Go module, KCL and cdk8s from PyPI."""
+"""The peers, built or installed once into the cache folder: Helm from its Go module, KCL, cdk8s and AIBrix from PyPI."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ from tests import toolchain
 HELM = "v4.3.1"
 KCL = "0.13.2"
 CDK8S = "2.70.115"
+AIBRIX = "0.8.0"
 
 
 def cache() -> Path:
@@ -42,6 +43,11 @@ def cdk8s(*, install: bool = True) -> Path | None:
     if shutil.which("node") is None:
         return _without("cdk8s", "Node is not installed (https://nodejs.org)") if install else None
     return _python("cdk8s", f"cdk8s=={CDK8S}", install)
+
+
+def aibrix(*, install: bool = True) -> Path | None:
+    """A Python that has AIBrix's runtime: 84 packages."""
+    return _python("aibrix", f"aibrix=={AIBRIX}", install)
 
 
 ALL: dict[str, Callable[..., Path | None]] = {"helm template": helm, "kcl": kcl, "cdk8s": cdk8s}

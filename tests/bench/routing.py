@@ -73,7 +73,9 @@ class Figures:
 class Knowing(Pickers):
     """Pickers that look into the engines at each choice: what could be gained if nothing were hidden from them."""
 
-    def choose(self, sequence: Running, now: int, chance: float) -> tuple[Replica, Choice]:
+    def choose(
+        self, sequence: Running, now: int, chance: float, places: list[int] | None = None
+    ) -> tuple[Replica, Choice]:
         for replica in self._fleet.ready:
             engine, known = replica.engine, replica.endpoint
             known.reported(engine.in_flight, 0, engine.kv_tokens, now)
@@ -84,7 +86,7 @@ class Knowing(Pickers):
             known.prompt_tokens = engine.context + sum(new + old for new, old in unread)
             rest = sum(one.output - one.generated for one in (*engine.running, *engine.waiting))
             known.answer_tokens = rest / engine.in_flight if engine.in_flight else 0.0
-        return super().choose(sequence, now, chance)
+        return super().choose(sequence, now, chance, places)
 
     def hits(self, sequence: Running, blocks: tuple[int, ...], picker: int) -> list[int]:
         found = []

@@ -21,7 +21,7 @@ import httptools
 from prometheus_client.parser import text_string_to_metric_families
 
 from aibrix_controllers.picker.config import Config, parse
-from aibrix_controllers.picker.observe import Fleet, Replica, scrape
+from aibrix_controllers.picker.observe import Fleet, Replica, scrape, stream
 from aibrix_controllers.picker.observe.scanner import Scanner
 from aibrix_controllers.picker.state import State
 from tests.bench.mock import engine
@@ -35,8 +35,15 @@ NAMES = {
 }
 
 
+LINE = (
+    b'{"engine":"ready","why":"","source":"plugin","incarnation":"i","running":%d,"waiting":0,"kv_used":0.1,"kv_tokens":400000,'
+    b'"in_flight_tokens":40000,"draining":false,"revision":1,"totals":{"requests":1.0,"prompt_tokens":2.0,"output_tokens":3.0}}\n'
+)
+"""As sidecars write it."""
+
+
 class Served(asyncio.Protocol):
-    """Answers each request with the bytes for its path."""
+    """Answers each request with the bytes for its path; /v1/load?watch=1 with a line each second, ?watch=busy with 20."""
 
     def __init__(self, pages: dict[bytes, bytes]) -> None:
         self._pages = pages
@@ -52,8 +59,18 @@ class Served(asyncio.Protocol):
         self._url = url
 
     def on_message_complete(self) -> None:
+        if self._url.startswith(b"/v1/load"):
+            self._transport.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            self._say(0, 1.0 if self._url.endswith(b"1") else 0.05)
+            return
         page = self._pages[self._url]
         self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(page) + page)
+
+    def _say(self, number: int, pause: float) -> None:
+        line = LINE % (number if pause < 1 else 0)
+        self._transport.write(b"%x\r\n%s\r\n" % (len(line), line))
+        if not self._transport.is_closing():
+            asyncio.get_running_loop().call_later(pause, self._say, number + 1, pause)
 
 
 def serve(pages: dict[bytes, bytes], told: Connection) -> None:
@@ -75,6 +92,17 @@ def config(adapters: bool) -> Config:
 
 async def ours(port: int, adapters: bool) -> None:
     chosen = config(adapters)
+    fleet = Fleet(State(chosen, 0), lambda: time.monotonic_ns() // 1000, lambda event, **fields: print(event, fields))
+    rows = {f"127.0.1.{number}:{port}": Replica("", ready=True) for number in range(1, REPLICAS + 1)}
+    fleet.replace("chat", rows)
+    await scrape.follow(lambda: chosen, fleet, random.random)
+
+
+async def streams(port: int, busy: bool) -> None:
+    """The picker, told by sidecars."""
+    service = {"port": port, "model": "m", "pools": {}, "metrics": NAMES, "runtime": {"port": port}}
+    chosen = parse({"version": "1", "services": {"chat": service}, "clusters": {}})
+    stream.PATH = "/v1/load?watch=busy" if busy else "/v1/load?watch=1"
     fleet = Fleet(State(chosen, 0), lambda: time.monotonic_ns() // 1000, lambda event, **fields: print(event, fields))
     rows = {f"127.0.1.{number}:{port}": Replica("", ready=True) for number in range(1, REPLICAS + 1)}
     fleet.replace("chat", rows)
@@ -146,6 +174,10 @@ def main() -> None:
             found = [share(work, served, adapters, loop) for adapters in (False, True)]
             name = f"{title}, {'uvloop' if loop else 'asyncio'}"
             print(f"  {name:17s} /metrics {found[0]:.3f}   and /v1/models {found[1]:.3f}")
+    print(f"{REPLICAS} replicas whose sidecars tell their load: share of a core")
+    for loop in (False, True):
+        found = [share(streams, served, busy, loop) for busy in (False, True)]
+        print(f"  picker, {'uvloop' if loop else 'asyncio':9s} idle {found[0]:.3f}   20 lines/s each {found[1]:.3f}")
     process.terminate()
 
 

@@ -128,9 +128,9 @@ class Cluster:
 
     # --- faults: each has its end
 
-    def kill(self, namespace: str, pod: str) -> None:
-        """SIGKILL to PID 1 of each container; the node restarts them."""
-        self._do("kill", namespace=namespace, name=pod)
+    def kill(self, namespace: str, pod: str, container: str = "") -> None:
+        """SIGKILL to PID 1 of each container, or of one, which may be a sidecar; the node restarts them."""
+        self._do("kill", namespace=namespace, name=pod, container=container)
 
     @contextmanager
     def frozen(self, namespace: str, pod: str) -> Iterator[None]:

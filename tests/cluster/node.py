@@ -236,11 +236,13 @@ class Nodes:
             raise KeyError(f"no pod {namespace}/{name} runs here; there are {sorted(self.running)}")
         return found
 
-    def kill(self, namespace: str, name: str, number: int = signal.SIGKILL) -> None:
-        """A signal to PID 1 of every container."""
-        for unit in self.pod(namespace, name).units:
+    def kill(self, namespace: str, name: str, container: str = "") -> None:
+        """SIGKILL to PID 1 of every container, or of one, which may be a sidecar."""
+        pod = self.pod(namespace, name)
+        chosen = [unit for unit in (*pod.units, *pod.sidecars) if unit.spec["name"] == container] or pod.units
+        for unit in chosen:
             if unit.process is not None:
-                unit.process.signal(number)
+                unit.process.signal(signal.SIGKILL)
 
     def freeze(self, namespace: str, name: str, thaw: bool = False) -> None:
         for unit in self.pod(namespace, name).units:

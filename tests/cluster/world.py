@@ -115,8 +115,8 @@ class World:
         unit = next(one for one in (*pod.units, *pod.sidecars) if container in ("", one.name))
         return unit.log.read_text("utf-8", "replace") if unit.log.exists() else ""
 
-    async def do_kill(self, namespace: str, name: str, number: int = signal.SIGKILL) -> None:
-        self.nodes.kill(namespace, name, number)
+    async def do_kill(self, namespace: str, name: str, container: str = "") -> None:
+        self.nodes.kill(namespace, name, container)
 
     async def do_freeze(self, namespace: str, name: str, thaw: bool = False) -> None:
         self.nodes.freeze(namespace, name, thaw)

@@ -51,21 +51,29 @@ class Echo:
         self.names = (service.served_name, *names)
         self.seen: list[Seen] = []
         self.status, self.delay = 200, 0.0
-        config = uvicorn.Config(
-            self._app,
-            address,
-            service.port,
-            log_level="error",
-            lifespan="off",
-            interface="asgi3",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
+        self._servers = [_server(self._app, address, service.port)]
+        if service.runtime:
+            self._servers.append(_server(self._sidecar, address, service.runtime.port))
+        self._threads = [threading.Thread(target=one.run, daemon=True) for one in self._servers]
+        for thread in self._threads:
+            thread.start()
 
     def ready(self) -> None:
-        wait(lambda: self._server.started, 10)
+        wait(lambda: all(one.started for one in self._servers), 10)
+
+    async def _sidecar(self, scope: Any, receive: Any, send: Any) -> None:
+        """What pickers and Envoy ask of the sidecar: whether it is ready, and its load, in which nothing moves."""
+        if scope["type"] != "http":
+            return
+        adapters = [{"name": name, "digest": "", "rank": 8, "uri": ""} for name in self.names[1:]]
+        line = {"engine": "ready", "draining": False, "running": 0, "waiting": 0, "kv_used": 0.0, "kv_tokens": 320_000}
+        line |= {"source": "plugin"}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while scope["path"] == "/v1/load" and not self._servers[0].should_exit:
+            body = json.dumps(line | {"adapters": adapters}).encode() + b"\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -93,8 +101,14 @@ class Echo:
         await send({"type": "http.response.body", "body": content})
 
     def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
+        for server, thread in zip(self._servers, self._threads, strict=True):
+            server.should_exit = True
+            thread.join(10)
+
+
+def _server(app: Any, address: str, port: int) -> uvicorn.Server:
+    settings: dict[str, Any] = {"log_level": "error", "lifespan": "off", "interface": "asgi3"}
+    return uvicorn.Server(uvicorn.Config(app, address, port, timeout_graceful_shutdown=1, **settings))
 
 
 def _answer(status: int, address: str) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def plan(folder: Path, services: list[dict[str, Any]], **gateway: Any) -> Enviro
         "accelerators": {"nvidia-l4": {"nodeSelector": {"gpu": "l4"}, "quota": 200}},
         "gateway": {"picker": {"image": "registry.example.com/picker:1"}, **keys, **gateway},
     }
-    spec = {"services": ["*.service.yaml"], "environments": [environment]}
+    spec: dict[str, Any] = {"services": ["*.service.yaml"], "environments": [environment]}
+    if any("adapters" in one["spec"] for one in services):  # else nothing needs sidecars, and none are started
+        spec["images"] = {"controllers": "registry.example.com/aibrix:1", "runtime": "registry.example.com/runtime:1"}
     project = {"apiVersion": VERSION, "kind": "Project", "metadata": {"name": "gateway"}, "spec": spec}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.yaml"):

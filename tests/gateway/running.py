@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from aibrix_compile.loading import load
 from aibrix_compile.plan import EnvironmentPlan, ServicePlan
 from tests.gateway.names import Names
 from tests.mock.mocks import Mock
+from tests.runtime import sidecar
+from tests.runtime.sidecar import Sidecar
 
 ROOT = Path(__file__).parents[2]
 ENVOY = Path(sys.prefix) / "bin" / "envoy"
@@ -51,14 +54,29 @@ def compiled(folder: Path, environment: str = "") -> EnvironmentPlan:
 
 
 class Engine(Mock):
-    """A replica of a service, at an address of its own."""
+    """A replica of a service, at an address of its own; with a real sidecar if the service has one, whose files lie in `folder`."""
 
-    def __init__(self, service: ServicePlan, pool: str, address: str, speed: float, **variables: str) -> None:
+    sidecar: Sidecar | None = None
+
+    def __init__(
+        self, service: ServicePlan, pool: str, address: str, speed: float, folder: Path, **variables: str
+    ) -> None:
         self.service, self.pool, self.address = service.name, pool, f"{address}:{service.port}"
         adapters = service.adapters
         flags = ["--enable-lora", f"--max-loras={adapters.max_loaded}"] if adapters else []
         at = (address, service.port)
         super().__init__(*flags, at=at, served=service.served_name, speed=speed, wait=False, **variables)
+        if service.runtime:
+            folder.mkdir()
+            limits = {"max_loaded": adapters.max_loaded, "max_cached": adapters.max_cached} if adapters else {}
+            beside = {"at": (address, service.runtime.port), "model": service.served_name, "allow": ("file:///",)}
+            self.sidecar = Sidecar(folder, self.url, **beside, **limits)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        if self.sidecar:
+            self.sidecar.stop(signal.SIGKILL)
+            self.sidecar.http.close()
+        super().close()
 
 
 class Picker:
@@ -73,6 +91,8 @@ class Picker:
         command = [sys.executable, "-m", "aibrix_controllers.picker", "run", "--bind", self.address]
         command += ["--config", str(self._folder / "config" / "picker.json")]
         command += ["--endpoints", str(self._folder / "endpoints.json"), "--peers", self._peers]
+        (self._folder / "token").write_text(sidecar.READER)
+        command += ["--runtime-token", str(self._folder / "token")]
         functions = self._folder / "functions"
         variables = {
             **os.environ,
@@ -138,7 +158,8 @@ class Gateway:
 
     def add(self, service: ServicePlan, speed: float, pool: str = "", **variables: str) -> Engine:
         """One more replica; `announce` tells of it."""
-        engine = Engine(service, pool or service.pools[0].name, self.address(), speed, **variables)
+        address = self.address()
+        engine = Engine(service, pool or service.pools[0].name, address, speed, self.folder / address, **variables)
         self.engines.append(engine)
         return engine
 
