@@ -124,6 +124,17 @@ def test_an_adapter_that_comes_lets_its_requests_go_and_base_requests_never_wait
     assert talk.endpoints == [B] and talk.gateway["adapter"] == "refunds"
 
 
+def test_a_name_that_only_envoy_knows_waits_until_the_picker_has_read_of_it() -> None:
+    scene = Scene(config(HELD))
+    scene.add(A)
+    talk = scene.ask(model="refunds")
+    assert scene.state.holding() == {"chat": 1}
+    scene.state.configure(config(LORA), scene.now)
+    assert scene.state.holding() == {"chat": 1}, "it is known now, and nobody has it yet"
+    scene.state.serves("chat", A, frozenset({"llama", "refunds"}), scene.now)
+    assert talk.endpoints == [A]
+
+
 @pytest.mark.parametrize("when_missing", ["reject", "base"])
 def test_a_missing_adapter_waits_only_where_it_was_asked_for(when_missing: str) -> None:
     scene = Scene(config(replace(LORA, when_missing=when_missing)))

@@ -184,7 +184,7 @@ def test_metrics_are_prometheus_text() -> None:
     scene.add(A)
     scene.ask()
     scene.ask(x_priority="low")
-    scene.ask(model='a"b\\c\n')
+    scene.ask(model='a"b\\c\n', cluster="")
     scene.metrics.counts["picker_events_total"][('odd"\\\n',)] += 1
     gauge = ("picker_peers", "Others.", {(): 2.0})
     families = {one.name: one for one in text_string_to_metric_families(scene.metrics.text([gauge]))}

@@ -120,7 +120,7 @@ def test_a_mode_that_is_not_said_is_buffered(scene: Scene) -> None:
 )
 def test_errors_are_openais(scene: Scene, sent: bytes, status: int, code: str, words: str) -> None:
     talk = scene.stream()
-    talk.headers()
+    talk.headers(cluster="")
     talk.body(sent)
     assert talk.status == status
     assert talk.last.immediate_response.details == f"picker_{code}"
@@ -133,9 +133,16 @@ def test_errors_are_openais(scene: Scene, sent: bytes, status: int, code: str, w
 
 def test_errors_of_messages_are_anthropics(scene: Scene) -> None:
     talk = scene.stream()
-    talk.headers(path="/v1/messages")
+    talk.headers(path="/v1/messages", cluster="")
     talk.body(body(model="gpt-9"))
     assert talk.error == {"type": "error", "error": {"type": "not_found_error", "message": "no model gpt-9 here"}}
+
+
+def test_a_model_that_envoy_knows_and_the_picker_not_yet_is_503_and_not_404(scene: Scene) -> None:
+    """Their files come by two volumes; what Envoy let through will be there in a moment."""
+    talk = scene.ask(model="new-adapter")
+    assert talk.status == 503 and talk.error["error"]["code"] == "model_unknown_yet"
+    assert changed(talk.last.immediate_response.headers)["retry-after"] == "5"
 
 
 def test_no_replica_is_503_with_retry_after() -> None:

@@ -170,7 +170,7 @@ def test_configs_are_read_again_and_bad_ones_are_not_taken(picker: Process) -> N
     assert "picker_config_rejected_total 1" in text and 'picker_config_info{version="one"} 1' in text
     picker.config.write_bytes(orjson.dumps(CONFIG | {"version": "two", "services": {"chat": SERVICE | {"model": "n"}}}))
     assert picker.line("config_loaded")["version"] == "two"
-    assert Request(picker).talk.status == 404
+    assert Request(picker).talk.status == 503
     assert 'picker_config_info{version="two"} 1' in picker.get("/metrics")[1]
 
 

@@ -96,6 +96,7 @@ def _adapters(view: View) -> list[placement.Adapter]:
     found = []
     for name, item in view.service.items.items():
         minute, quarter = view.rates.get(name, (0.0, 0.0))
+        minute = minute or (name in view.waiting) / 60  # a picker that did not know it yet has not counted it
         found.append(
             placement.Adapter(
                 name,

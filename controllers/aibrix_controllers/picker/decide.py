@@ -105,7 +105,10 @@ def decide(case: Case) -> Pick | Refuse | Pass | Wait:
     if not fleets and cluster and cluster not in config.clusters:
         return Pass(f"the picker does not know cluster {cluster}")
     if not fleets:
-        return Refuse(404, "model_not_found", f"no model {model} here")
+        owner = next(
+            (case.state.fleets[name] for name in config.clusters.get(cluster, ()) if name in case.state.fleets), None
+        )
+        return _news(owner, model) if owner else Refuse(404, "model_not_found", f"no model {model} here")
     first = fleets[0]
     service = first.config
     if not service.permits(request.tenant, model):
@@ -117,6 +120,13 @@ def decide(case: Case) -> Pick | Refuse | Pass | Wait:
         if among := _among(case, fleet, adapter):
             return _shed(case, fleet, among) or _pick(case, fleet, first, adapter, among)
     return _absent(case, first)
+
+
+def _news(owner: Fleet, model: str) -> Refuse | Wait:
+    """Envoy has let the name through, so its file is newer than ours: two volumes never change in the same moment."""
+    message = f"{model} is new, and this picker has not read of it yet"
+    why = Refuse(503, "model_unknown_yet", message, owner.config.name, RETRY_SECONDS)
+    return Wait(owner, why) if owner.config.hold else why
 
 
 def _fleets(state: State, request: Request) -> list[Fleet]:
