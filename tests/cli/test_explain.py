@@ -77,7 +77,7 @@ def test_a_field_of_an_emitted_object(path: str, words: str) -> None:
 def test_an_object_of_the_gateway_leads_to_the_project() -> None:
     example = PROJECT.parent / "08-gateway"
     done = run("explain", "expected/prod/gateway/40-deployment-prod-picker.yaml", "spec.replicas", cwd=example)
-    assert "spec.environments[1].gateway at aibrix.yaml:18:7" in done.stdout, done.stdout + done.stderr
+    assert "spec.environments[1].gateway at aibrix.yaml:21:7" in done.stdout, done.stdout + done.stderr
 
 
 def test_every_field_of_every_object_leads_to_the_spec(tmp_path: Path) -> None:

@@ -217,8 +217,8 @@ def test_a_path_chooses_what_is_said(tmp_path: Path) -> None:
 def test_an_included_file(tmp_path: Path) -> None:
     service = with_model(MODEL.replace("\n", f" {WHY}\n")) + "  adapters: {include: [../more.yaml]}\n"
     in_project(tmp_path, service)
-    write(tmp_path, {"more.yaml": "adapters:\n  - {name: a, uri: s3://b/a} # aibrix: ignore[AC217] x\n"})
-    assert found(tmp_path) == ["AC226 2:47 there is no AC217 to ignore here"]
+    write(tmp_path, {"more.yaml": "adapters:\n  - {name: a, uri: s3://b/a, replicas: all} # aibrix: ignore[AC217] x\n"})
+    assert found(tmp_path) == ["AC226 2:62 there is no AC217 to ignore here"]
     assert found(tmp_path, "services/chat.yaml") == found(tmp_path)
 
 

@@ -20,6 +20,7 @@ kind: Project
 metadata: {name: p}
 spec:
   services: [services/*.yaml]
+  images: {controllers: registry.example.com/controllers:1, runtime: registry.example.com/runtime:1}
   environments:
     - name: prod
       namespace: llm

@@ -10,7 +10,7 @@ from tests.diff import FILES, SERVICE, difference, edited, only_service
 
 SCALING = "\n  scaling: {strategy: {kpa: {target: 8 per replica}}"
 RANGE = edited(FILES, ("replicas: 2}]", f"replicas: {{min: 2, max: 4}}}}]{SCALING}}}"))
-ADAPTERS = "\n  adapters: {items: [{name: a, uri: s3://b/a, rank: 8}]}"
+ADAPTERS = "\n  adapters: {items: [{name: a, uri: s3://b/a, rank: 8, replicas: all}]}"
 GROUP = edited(
     FILES,
     ("quota: 64", "quota: 256"),
@@ -30,7 +30,7 @@ RESTARTS = {
     "parallelism": ([("replicas: 2", "parallelism: {tensor: 2}, replicas: 2")], ("pools[l4].parallelism", "not set", "{tensor: 2}", 7)),
     "memory": ([("replicas: 2", "resources: {memory: 20Gi}, replicas: 2")], ("pools[l4].resources", "not set", "{memory: 20Gi}", 7)),
     "spot": ([("replicas: 2", "spot: true, replicas: 2")], ("pools[l4].spot", "not set", "true", 7)),
-    "the first adapter": ([("replicas: 2}]", f"replicas: 2}}]{ADAPTERS}")], ("adapters", "not set", "{items: [{name: a, uri: s3://b/a, rank: 8}]}", 8)),
+    "the first adapter": ([("replicas: 2}]", f"replicas: 2}}]{ADAPTERS}")], ("adapters", "not set", "{items: [{name: a, uri: s3://b/a, rank: 8, replicas: all}]}", 8)),
     "the escape hatch": ([("replicas: 2", "template: {spec: {dnsPolicy: Default}}, replicas: 2")], ("pools[l4].template", "not set", "{spec: {dnsPolicy: Default}}", 7)),
 }  # fmt: skip
 
@@ -51,7 +51,12 @@ STAYS = {
     "from Git to a scaler": (FILES, [("replicas: 2}]", f"replicas: {{min: 2, max: 4}}}}]{SCALING}}}")]),
     "an adapter": (
         edited(FILES, ("replicas: 2}]", f"replicas: 2}}]{ADAPTERS}")),
-        [("{name: a, uri: s3://b/a, rank: 8}", "{name: a, uri: s3://b/a, rank: 8}, {name: c, uri: s3://b/c, rank: 8}")],
+        [
+            (
+                "{name: a, uri: s3://b/a, rank: 8, replicas: all}",
+                "{name: a, uri: s3://b/a, rank: 8, replicas: all}, {name: c, uri: s3://b/c, rank: 8, replicas: all}",
+            )
+        ],
     ),
     "monitoring": (FILES, [("replicas: 2}]", "replicas: 2}]\n  monitoring: {podMonitor: true}")]),
     "rollout": (FILES, [("replicas: 2}]", "replicas: 2}]\n  rollout: {maxUnavailable: 1, maxSurge: 0}")]),
@@ -69,10 +74,12 @@ def test_what_restarts_nothing(name: str, tmp_path: Path) -> None:
 
 def test_adapters_have_lines_of_their_own(tmp_path: Path) -> None:
     before, edits = STAYS["an adapter"]
-    after = edited(before, *edits, ("uri: s3://b/a, rank: 8}", "uri: s3://b/a, rank: 16, replicas: all}"))
+    after = edited(
+        before, *edits, ("uri: s3://b/a, rank: 8, replicas: all}", "uri: s3://b/a, rank: 16, replicas: {min: 2}}")
+    )
     found = only_service(difference(tmp_path, before, after))
     assert found.changes == () and found.adapters.added == ("c",) and found.adapters.removed == ()
-    assert found.adapters.changed == (AdapterChange("a", "rank 8 -> 16, replicas on demand -> all"),)
+    assert found.adapters.changed == (AdapterChange("a", "rank 8 -> 16, replicas all -> at least 2"),)
 
 
 def test_a_restart_that_no_line_of_the_service_explains(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ADAPTERS = edited(
     ("maxModelLen: 8192", "maxModelLen: 4096"),
     (
         "replicas: 2}]",
-        "replicas: 2}]\n  adapters: {items: [{name: a, uri: s3://b/a, rank: 8}, {name: b, uri: s3://b/b, rank: 8}]}",
+        "replicas: 2}]\n  adapters: {items: [{name: a, uri: s3://b/a, replicas: all}, {name: b, uri: s3://b/b, replicas: all}]}",
     ),
 )
 CACHED = edited(
@@ -71,7 +71,7 @@ CASES = {
     "revision-changed": (FILES, [("a09a35458c", "b09a35458c")], "other weights answer: revision b09a35458c"),
     "engine-changed": (FILES, [("0.32.0", "0.33.0")], "engine vllm 0.33.0 instead of vllm 0.32.0"),
     "shorter-context": (FILES, [("8192", "4096")], "more than 4096 tokens are refused, 8192 were allowed"),
-    "adapter-removed": (ADAPTERS, [(", {name: b, uri: s3://b/b, rank: 8}", "")], "requests for them fail: b"),
+    "adapter-removed": (ADAPTERS, [(", {name: b, uri: s3://b/b, replicas: all}", "")], "requests for them fail: b"),
     "adapter-changed": (ADAPTERS, [("uri: s3://b/b", "uri: s3://b/c")], "their answers change: b"),
     "scaler-removed": (
         SCALED,
