@@ -2,6 +2,10 @@
 
 Above the band at once, to at most twice what serves; below it only after a whole window in which less was enough, to at least
 half. The mean is a total over the stable window through what serves now, so that a replica that has just come is not forgotten.
+
+The formula is AIBrix's (podautoscaler/algorithm). Around it three things differ: n is what serves, since with what still starts in it the same
+load asks for the same replicas again at each look; below the band a whole window must agree, since one quiet look would take away what
+costs minutes to bring back; and the band is the same up and down.
 """
 
 from __future__ import annotations

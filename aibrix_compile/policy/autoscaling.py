@@ -144,7 +144,7 @@ def _wish(
     if isinstance(strategy, slo.Slo):
         return slo.wish(strategy, config.objectives, config.pools, observation, size, expected, memory, now)
     if isinstance(strategy, kpa.Kpa):
-        return kpa.wish(strategy, load, observation.ready, config.warm, size, memory, now)
+        return kpa.wish(strategy, load, observation.ready, config.warm, size, config.cold_start_seconds, memory, now)
     if isinstance(strategy, apa.Apa):
         return apa.wish(strategy, load, _serving(config, observation), size, config.cold_start_seconds, memory, now)
     return hpa.wish(strategy, load, observation.ready, sum(fitting.counts), memory, now)

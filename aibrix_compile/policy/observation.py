@@ -86,13 +86,17 @@ class Traffic:
     slope: float
     """By how much the rate grows in a second: the last minute against the four before; 0 while that is not known."""
     burst: float
-    """The largest rate of 30 s in the last 15 minutes."""
+    """The rate of five minutes, and on it the largest excess of 30 s over it in the last 15 minutes."""
     long_rate: float
     """Of the last 15 minutes."""
     long_count: int
     """Requests in them."""
     idle: int
     """Microseconds since the last arrival, or since the watch began."""
+    trend: float
+    """Of the last five minutes."""
+    trust: float = 1.0
+    """How much of a slope comes true, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

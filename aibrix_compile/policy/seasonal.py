@@ -22,6 +22,28 @@ History = Mapping[int, float]
 """Unix seconds // 300 -> mean rate of arrivals in those five minutes, requests per second. Slots may be missing."""
 
 
+class Slots:
+    """Counts arrivals into slots; a slot that was not listened to all the time stays unknown."""
+
+    __slots__ = ("_count", "_slot", "_whole", "rates")
+
+    def __init__(self, rates: dict[int, float]) -> None:
+        self.rates = rates
+        self._slot, self._count, self._whole = -1, 0, False
+
+    def add(self, now: int, requests: int, *, heard: bool) -> None:
+        """`requests` since the last call; whether that was a moment ago."""
+        slot = now // SECOND // SLOT_SECONDS
+        if slot != self._slot:
+            if self._whole and heard and slot == self._slot + 1:
+                kept = {each: rate for each, rate in self.rates.items() if each >= slot - WEEK - WATCHED}
+                self.rates = {**kept, self._slot: self._count / SLOT_SECONDS}
+            self._whole = heard and slot == self._slot + 1
+            self._slot, self._count = slot, 0
+        self._whole = self._whole and heard
+        self._count += requests
+
+
 def floor(history: History, now: int, ahead: int) -> float:
     """The rate that is to be expected within the next `ahead` microseconds, requests per second; 0 where the past says
     nothing or was wrong. Last week is asked first, since it knows weekends; then yesterday."""

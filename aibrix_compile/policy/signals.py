@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from aibrix_compile.policy.observation import Load, Observation, PoolState, Reading, Tokens, Traffic
 from aibrix_compile.policy.quantities import Total
+from aibrix_compile.policy.seasonal import History, Slots
+from aibrix_compile.policy.trust import Trust
 from aibrix_compile.policy.windows import EMPTY, SECOND, Series
 
 LONG = 900
@@ -19,9 +21,12 @@ _UNIT = 1_000_000  # sums are whole millionths
 
 
 class Signals:
-    """The windows of one service, from `start` in microseconds on. Windows of `kpa` are in seconds."""
+    """The windows of one service, from `start` in microseconds on. In seconds: windows of `kpa`, and the cold start, over which
+    slopes have to come true. `history`: rates of the days before, if they are known."""
 
-    def __init__(self, start: int, stable: int = 60, panic: int = 6) -> None:
+    def __init__(
+        self, start: int, stable: int = 60, panic: int = 6, cold_start: int = 0, history: History | None = None
+    ) -> None:
         self._start, self._stable, self._panic = start, stable, panic
         self._load = Series(stable, panic, LONG)
         self._now: Reading | None = None
@@ -32,6 +37,13 @@ class Signals:
         self._output: float | None = None
         self._arrived: int | None = None
         self._heard: int | None = None
+        self._trust = Trust(max(MINUTE, cold_start))
+        self._slots = Slots(dict(history or {}))
+
+    @property
+    def history(self) -> History:
+        """Rates of five minutes each, as far as all of them was seen."""
+        return self._slots.rates
 
     def gauges(
         self, now: int, load: Reading | None, running: Reading | None = None, waiting: Reading | None = None
@@ -46,6 +58,7 @@ class Signals:
         """Requests that came since the last call, by the pickers, 0 if none did: without calls their counts are missing.
         `prompt_tokens` of all of them together, `cached_tokens` of these were thought to be cached."""
         self._tick(now)
+        self._slots.add(now, requests, heard=self._heard is not None and now - self._heard <= _SILENT)
         self._heard = now
         self._arrivals.add(now, requests, prompt_tokens, cached_tokens)
         if requests:
@@ -85,9 +98,15 @@ class Signals:
 
     def _tick(self, now: int) -> None:
         """Between two arrivals the rate of 30 s only falls, so its largest value is the one before a second ends."""
-        before, second = self._arrivals.sums(BURST)[0], self._arrivals.advance(now)
+        before = self._excess(now)
+        second = self._arrivals.advance(now)
         if second:
             self._bursts = self._bursts.push(now, before, LONG * SECOND)
+
+    def _excess(self, now: int) -> float:
+        """By how much the rate of 30 s is above that of five minutes: bursts, and not the trend that they ride on."""
+        burst, trend = self._arrivals.sums(BURST)[0], self._arrivals.sums(TREND)[0]
+        return max(0.0, burst / BURST - trend / self._seconds(now, TREND))
 
     def _loads(self) -> Load | None:
         stable, panic, long = (_mean(self._load, window) for window in (self._stable, self._panic, LONG))
@@ -98,18 +117,22 @@ class Signals:
     def _traffic(self, now: int) -> Traffic | None:
         if self._heard is None or now - self._heard > _SILENT:
             return None
-        minute, burst, trend, long = (self._arrivals.sums(window)[0] for window in (MINUTE, BURST, TREND, LONG))
+        minute, trend, long = (self._arrivals.sums(window)[0] for window in (MINUTE, TREND, LONG))
         rate, slope = minute / self._seconds(now, MINUTE), 0.0
-        if now - self._start >= TREND * SECOND:
-            # the middles of both parts lie half of 300 s apart
-            slope = (rate - (trend - minute) / (TREND - MINUTE)) / (TREND / 2)
+        before = self._seconds(now, TREND) - MINUTE
+        if before >= MINUTE:
+            # the middles of both parts lie half of all apart
+            slope = (rate - (trend - minute) / before) / ((before + MINUTE) / 2)
+            self._trust.saw(now, rate, slope)
         return Traffic(
             rate=rate,
             slope=slope,
-            burst=max(self._bursts.top, burst) / BURST,
+            burst=trend / self._seconds(now, TREND) + max(self._bursts.top, self._excess(now)),
             long_rate=long / self._seconds(now, LONG),
             long_count=long,
             idle=now - (self._start if self._arrived is None else self._arrived),
+            trend=trend / self._seconds(now, TREND),
+            trust=self._trust.share,
         )
 
     def _seconds(self, now: int, window: int) -> float:

@@ -5,9 +5,14 @@ ITL objective:
 
     s = (miss cf + ca miss (in - miss/2) + out T(b*)/b*) / 1000     [engine-seconds; without a cache the square is in^2/2]
     b* = the largest batch in 0.85 of the KV cache with T(b*) <= 0.8 x ITL
-    lambda = max(rate + growth over the cold start, 0.7 x the largest 30 s rate of 15 minutes, a seasonal floor)
+    growth = trust x slope x (cold start + 30 s), at most the rate
+    burst = 0.85 x (five minutes' rate + d x the largest excess of 30 s over it), d = min(1, 30 s / out T(b*))
+    lambda = max(rate + growth, burst, a seasonal floor)
     need = (lambda + queued / 60) s corr / rho     [replicas of the first pool]
 
+What is shorter than an answer is lost in the answers that are under way, hence d. Down goes the number only to the largest need of
+a window; where the need falls, what is older than half of the window counts for what it would have fallen to since, else a long ramp down
+would always be a window late. Slopes, up and down, count as far as they have lately come true (`policy.trust`).
 `corr` is the ITL that is measured to the one that the profile predicts, within 0.7 and 1.5. All from means: of prompts that
 came and of answers that ended. Until the first answer has ended, `need` is a lower bound and nothing is scaled down.
 """
@@ -25,8 +30,9 @@ from aibrix_compile.policy.windows import SECOND
 
 KV_SHARE = 0.85
 LATENCY_SHARE = 0.8  # of the ITL objective for a mean step; the rest is for what prefills add
-BURST_SHARE = 0.7  # of the largest 30 s of the last 15 minutes
-GROWTH = 0.5  # a slope adds at most this part of the rate: it is measured over minutes and may be a wave
+BURST_SHARE = 0.85  # of the largest 30 s of the last 15 minutes
+BURST_SECONDS = 30.0
+LAG_SECONDS = 30  # the rate of a minute is that of half a minute ago
 DRAIN_SECONDS = 60  # in which what is queued shall be served
 LOWEST, HIGHEST = 0.7, 1.5  # of corr
 PREFILL_SHARE = 0.5  # at most so much of the predicted ITL is prefill
@@ -57,6 +63,7 @@ class Work:
     """The arithmetic of one decision, in the order in which it is done."""
 
     rate: float
+    trust: float
     growth: float
     burst: float
     seasonal: float
@@ -67,6 +74,8 @@ class Work:
     corr: float
     queued: float
     need: float
+    fall: float
+    """By how much the need falls in a second."""
 
 
 def request_seconds(profile: Profile, tokens: Tokens, objectives: Objectives) -> float:
@@ -77,10 +86,16 @@ def request_seconds(profile: Profile, tokens: Tokens, objectives: Objectives) ->
     prefill += profile.attention_ms * miss * (tokens.prompt - miss / 2)
     if not output:
         return prefill / 1000
+    batch, step = _step(profile, tokens, objectives)
+    return (prefill + output * step / batch) / 1000
+
+
+def _step(profile: Profile, tokens: Tokens, objectives: Objectives) -> tuple[int, float]:
+    """b* and T(b*), milliseconds."""
     context = _context(tokens)
-    within = LATENCY_SHARE * min(objectives.itl_ms or inf, (objectives.e2e_ms or inf) / output)
+    within = LATENCY_SHARE * min(objectives.itl_ms or inf, (objectives.e2e_ms or inf) / (tokens.output or 1.0))
     batch = max(1, batch_limit(profile, context, within, KV_SHARE))
-    return (prefill + output * step_ms(profile, batch, batch * context) / batch) / 1000
+    return batch, step_ms(profile, batch, batch * context)
 
 
 def speeds(pools: Sequence[Pool], tokens: Tokens | None, objectives: Objectives) -> tuple[float, ...]:
@@ -102,15 +117,31 @@ def work(
 ) -> Work:
     """`traffic` and `tokens` are the observation's. `seasonal`: a rate that is expected, 0 for none."""
     profile = profile_of(pools[0])
-    growth = min(max(0.0, traffic.slope * _cold(pools)), GROWTH * traffic.rate)
-    burst = BURST_SHARE * traffic.burst
+    slope = traffic.trust * traffic.slope
+    growth = min(max(0.0, slope * (_cold(pools) + LAG_SECONDS)), traffic.rate)
+    stay = (tokens.output or 0.0) * _step(profile, tokens, objectives)[1] / 1000
+    damped = min(1.0, BURST_SECONDS / stay) if stay else 1.0
+    burst = BURST_SHARE * (traffic.trend + damped * (traffic.burst - traffic.trend))
     arrivals = max(traffic.rate + growth, burst, seasonal)
     seconds = request_seconds(profile, tokens, objectives)
     corr = _corr(pools, observation, tokens, traffic.rate)
     waiting = observation.waiting.total.value if observation.waiting else 0.0
     queued = waiting + observation.held
-    need = (arrivals + queued / DRAIN_SECONDS) * seconds * corr / utilization
-    return Work(traffic.rate, growth, burst, seasonal, arrivals, seconds, corr, queued, need)
+    each = seconds * corr / utilization
+    need = (arrivals + queued / DRAIN_SECONDS) * each
+    return Work(
+        traffic.rate,
+        traffic.trust,
+        growth,
+        burst,
+        seasonal,
+        arrivals,
+        seconds,
+        corr,
+        queued,
+        need,
+        max(0.0, -slope) * each,
+    )
 
 
 def wish(
@@ -138,7 +169,11 @@ def wish(
     if tokens.output is None:
         return Wish(found.need, inf, memory, f"{words} at least, no answer has ended yet", ("missing",))
     memory = replace(memory.saw(now), peaks=memory.peaks.push(now, found.need, window))
-    most = memory.peaks.top + SLACK if observation.ready and memory.settled(now, window) else inf
+    most = (
+        memory.peaks.falling(now, found.fall, window // 2) + SLACK
+        if observation.ready and memory.settled(now, window)
+        else inf
+    )
     limited: tuple[Limit, ...] = ()
     if found.need + SLACK <= size - 1 < most:
         limited = (*limited, "downWindow")

@@ -85,5 +85,10 @@ class Peaks:
         """The largest; 0 of nothing."""
         return self.entries[0][1] if self.entries else 0.0
 
+    def falling(self, now: int, by: float, after: int) -> float:
+        """The largest if what is older than `after` microseconds has fallen by `by` a second since it was so old. The entries are
+        enough for this: what has a larger one after it is overtaken by it at any fall."""
+        return max((value - by * max(0, now - when - after) / SECOND for when, value in self.entries), default=0.0)
+
 
 EMPTY = Peaks()

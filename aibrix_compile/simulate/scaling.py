@@ -53,7 +53,7 @@ class Watcher:
             if isinstance(strategy, kpa.Kpa)
             else (60, 6)
         )
-        self._signals = Signals(epoch, *windows)
+        self._signals = Signals(epoch, *windows, config.cold_start_seconds)
         self._metric = "" if isinstance(strategy, slo.Slo) else strategy.metric
         self._memory = Memory()
         self._due = 0
@@ -93,7 +93,8 @@ class Watcher:
         self._due = now + self._period
         states = tuple(self._state(pool, ours, now) for pool in self._pools)
         flight = Total(float(sum(one.endpoint.load for one in ours) + held))
-        decision = autoscaling.decide(self._config, signals.observe(at, states, flight, held), at, self._memory)
+        seen = signals.observe(at, states, flight, held)
+        decision = autoscaling.decide(self._config, seen, at, self._memory, signals.history)
         self._memory = decision.memory
         pairs = zip(self._pools, states, decision.counts, strict=True)
         return [(pool, wanted, decision.reason) for pool, state, wanted in pairs if wanted != state.size]

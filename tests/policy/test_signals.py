@@ -34,9 +34,26 @@ def test_a_trend_and_a_burst() -> None:
     assert traffic
     assert (traffic.rate, traffic.slope) == (5.0, 3 / 150)  # 3 more, between middles that lie 150 s apart
     signals, now = run([(600, 2), (30, 11), (860, 2)])
-    assert (found := signals.observe(now, POOLS).traffic) and found.burst == 11.0
+    assert (
+        found := signals.observe(now, POOLS).traffic
+    ) and found.burst == 2 + 9 * 0.9  # above the mean of five minutes
     signals, now = run([(600, 2), (30, 11), (931, 2)])
     assert (found := signals.observe(now, POOLS).traffic) and found.burst == 2.0
+
+
+def test_a_slope_is_known_after_two_minutes() -> None:
+    for seconds, slope in ((119, 0.0), (120, 3 / 60)):
+        signals, now = run([(seconds - 60, 2), (60, 5)])
+        assert (found := signals.observe(now, POOLS).traffic) and found.slope == pytest.approx(slope)
+
+
+def test_the_past_is_kept_in_slots_that_were_heard() -> None:
+    signals, now = run([(250, 1), (300, 2), (300, 3)], start=250)
+    assert signals.history == {1: pytest.approx(4 / 3, abs=0.01), 2: pytest.approx(7 / 3, abs=0.01)}
+    signals.arrived(now + 100 * SECOND, 0)  # 100 s of silence: who knows what came
+    signals.arrived(now + 300 * SECOND, 0)
+    assert list(signals.history) == [1, 2]
+    assert Signals(0, history={7: 1.0}).history == {7: 1.0}
 
 
 def test_the_first_request_is_no_storm() -> None:

@@ -18,7 +18,7 @@ PROMPT = replace(HAND, weights_ms=0.0, token_ms=0.1, sequence_ms=0.0)
 POOL = Pool("a", 1, 20, cold_start_seconds=100, profile=HAND)
 NOW = 10_000 * SECOND
 OLD = Memory(since=0, last=NOW - SECOND)
-TRAFFIC = Traffic(rate=10.0, slope=0.0, burst=0.0, long_rate=10.0, long_count=9000, idle=0)
+TRAFFIC = Traffic(rate=10.0, slope=0.0, burst=0.0, long_rate=10.0, long_count=9000, idle=0, trend=0.0)
 TOKENS = Tokens(prompt=100, cached=0, output=100)
 ITL = Objectives(itl_ms=25)  # 0.8 of it is 20 ms: a batch of 10
 
@@ -59,17 +59,26 @@ def test_need() -> None:
     ("traffic", "seasonal", "arrivals"),
     [
         (TRAFFIC, 0.0, 10.0),
-        (replace(TRAFFIC, slope=0.02), 0.0, 12.0),  # over 100 s of a cold start
-        (replace(TRAFFIC, slope=0.2), 0.0, 15.0),  # at most half as much again
+        (replace(TRAFFIC, slope=0.02), 0.0, 12.6),  # over 100 s of a cold start and the 30 s that the rate is old
+        (replace(TRAFFIC, slope=0.02, trust=0.5), 0.0, 11.3),  # half of such slopes came true
+        (replace(TRAFFIC, slope=0.2), 0.0, 20.0),  # at most as much again
         (replace(TRAFFIC, slope=-0.2), 0.0, 10.0),
-        (replace(TRAFFIC, burst=20.0), 0.0, 14.0),
+        (replace(TRAFFIC, burst=20.0), 0.0, 17.0),  # an answer takes 2 s: the burst counts in full
+        (replace(TRAFFIC, trend=10.0, burst=20.0), 0.0, 17.0),
         (TRAFFIC, 13.0, 13.0),
-        (replace(TRAFFIC, burst=20.0), 13.0, 14.0),
+        (replace(TRAFFIC, burst=20.0), 13.0, 17.0),
     ],
 )
 def test_arrivals(traffic: Traffic, seasonal: float, arrivals: float) -> None:
     found = work(ITL, 0.7, (POOL,), seen(), traffic, TOKENS, seasonal)
     assert found.arrivals == pytest.approx(arrivals)
+
+
+def test_a_burst_is_lost_in_long_answers() -> None:
+    """3000 tokens of 20 ms are under way for a minute: half of what came in 30 s remains."""
+    traffic = replace(TRAFFIC, trend=10.0, burst=30.0)
+    found = work(ITL, 0.7, (POOL,), seen(), traffic, replace(TOKENS, output=3000), 0.0)
+    assert found.burst == pytest.approx(0.85 * 20)
 
 
 def test_what_waits_is_read_within_a_minute() -> None:
@@ -145,6 +154,17 @@ def test_down_needs_a_window_and_twice_the_cold_start() -> None:
     assert found.limited_by == ("downWindow",)
 
 
+def test_a_falling_need_counts_for_what_it_has_become() -> None:
+    """9 replicas 250 s ago; since then the rate falls by 0.05 requests a second, which are 0.0143 replicas. Half of the window of 300 s
+    counts in full."""
+    memory = replace(OLD, peaks=OLD.peaks.push(NOW - 250 * SECOND, 9.0, SECOND))
+    falling = replace(TRAFFIC, slope=-0.05)
+    for trust in (1.0, 0.5, 0.0):
+        look = seen(9, traffic=replace(falling, trust=trust))
+        most = 9 - (250 - 150) * trust * 0.05 * 0.2 / 0.7
+        assert wish(Slo(), ITL, (POOL,), look, 9, 0.0, memory, NOW).most == pytest.approx(most + 0.3)
+
+
 def test_missing() -> None:
     for look, words in (
         (seen(traffic=None), "arrivals unknown"),
@@ -163,5 +183,5 @@ def test_missing() -> None:
 
 def test_terms_are_the_arithmetic() -> None:
     found = terms(Slo(), ITL, (POOL,), seen(), 0.0)
-    assert list(found)[:5] == ["rate", "growth", "burst", "seasonal", "arrivals"]
+    assert list(found)[:5] == ["rate", "trust", "growth", "burst", "seasonal"]
     assert found["need"] == pytest.approx(found["arrivals"] * found["request seconds"] * found["corr"] / 0.7)

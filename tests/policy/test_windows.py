@@ -1,5 +1,6 @@
 """Sliding sums and maxima against the plain sum and maximum of what lies in the window."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +55,18 @@ def test_a_push_leaves_the_old_value_alone() -> None:
     first = Peaks().push(0, 3, 10)
     second = first.push(1, 5, 10)
     assert (first.top, second.top, Peaks().top) == (3, 5, 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1, max_size=80),
+    st.floats(0, 2),
+    st.integers(0, 60),
+)
+def test_the_largest_of_what_has_fallen_since(samples: list[tuple[int, int]], by: float, after: int) -> None:
+    peaks, now, seen = Peaks(), 0, []
+    for wait, value in samples:
+        now += wait * SECOND
+        peaks = peaks.push(now, value, 60 * SECOND)
+        seen.append((now, value))
+        fallen = [v - by * max(0.0, (now - t) / SECOND - after) for t, v in seen if t > now - 60 * SECOND]
+        assert peaks.falling(now, by, after * SECOND) == pytest.approx(max(0.0, max(fallen)))
