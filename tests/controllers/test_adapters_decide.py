@@ -9,8 +9,8 @@ import pytest
 from aibrix_compile.policy import placement
 from aibrix_controllers.adapters.controller import GRACE_US
 from aibrix_controllers.adapters.decide import AT_ONCE, Failure, Todo, Verb, View, decide
-from aibrix_controllers.adapters.seen import Held, Line, Replica, line, replica
 from aibrix_controllers.adapters.wanted import Item, Service, services
+from aibrix_controllers.observe.replicas import Held, Line, Replica, line, replica
 
 CONFIG = placement.Config(2.0)
 OLD, NEW = "sha256:old", "sha256:new"

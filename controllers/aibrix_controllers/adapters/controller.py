@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aibrix_compile.policy import placement
-from aibrix_controllers.adapters import decide, seen, status, wanted
+from aibrix_controllers.adapters import decide, status, wanted
 from aibrix_controllers.adapters.decide import Act, Copy, Failure, Todo, Verb, View
 from aibrix_controllers.adapters.demand import Demand
-from aibrix_controllers.adapters.pickers import Pickers
-from aibrix_controllers.adapters.seen import Replica
-from aibrix_controllers.adapters.sidecars import Sidecars
 from aibrix_controllers.adapters.wanted import Service
 from aibrix_controllers.kube.api import Api, Away, Object, Refused
 from aibrix_controllers.kube.events import Recorder
 from aibrix_controllers.kube.lease import Leader
 from aibrix_controllers.kube.watch import Collection
+from aibrix_controllers.observe import replicas
+from aibrix_controllers.observe.pickers import Pickers
+from aibrix_controllers.observe.replicas import Replica
+from aibrix_controllers.observe.sidecars import Sidecars
 
 NAME = "aibrix-adapters"
 SETS = "/apis/serving.aibrix.ai/v1alpha1/namespaces/{}/adaptersets"
@@ -80,7 +81,7 @@ class Controller:
         wake, space = self._wake.set, settings.namespace
         self.sets = Collection(api, SETS.format(space), "", wake, note)
         pods = f"/api/v1/namespaces/{space}/pods"
-        self.pods = Collection(api, pods, f"{seen.SERVICE},{seen.ROLE}={seen.SERVE}", wake, note)
+        self.pods = Collection(api, pods, f"{replicas.SERVICE},{replicas.ROLE}={replicas.SERVE}", wake, note)
         self.sidecars = Sidecars(settings.runtime_token, wake, note)
         self.demand = Demand(clock.now())
         self.pickers = Pickers(settings.pickers, self.demand, clock.now, wake, note)
@@ -135,14 +136,14 @@ class Controller:
 
     async def _once(self, loop_now: float) -> None:
         now = self._clock.now()
-        replicas = [one for one in map(seen.replica, self.pods.objects.values()) if one]
-        self.sidecars.follow(replicas)
+        seen = [one for one in map(replicas.replica, self.pods.objects.values()) if one]
+        self.sidecars.follow(seen)
         self.services = wanted.services(self.sets.objects.values())
         self._led = (self._led or loop_now) if self.leader.leads else 0.0
-        self._forget(replicas)
+        self._forget(seen)
         todo = {}
         for name, service in sorted(self.services.items()):
-            own = [one._replace(line=self.sidecars.lines.get(one.name)) for one in replicas if one.service == name]
+            own = [one._replace(line=self.sidecars.lines.get(one.name)) for one in seen if one.service == name]
             view = self._view(service, own, now, loop_now)
             found = todo[name] = decide.decide(view, self._config, now)
             if self.leader.leads:
@@ -150,7 +151,7 @@ class Controller:
                     self._start(service, act, next(one for one in own if one.name == act.replica))
         self.todo = todo
         if self.leader.leads:
-            await self._tell(replicas, loop_now)
+            await self._tell(seen, loop_now)
 
     # --- what is known
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from aibrix_compile.policy import placement
-from aibrix_controllers.adapters.seen import Held, Replica
 from aibrix_controllers.adapters.wanted import Item, Service
+from aibrix_controllers.observe.replicas import Held, Replica
 
 AT_ONCE = 2
 """Loads on one replica: one is fetched while another is read by the engine."""

@@ -195,7 +195,11 @@ class Server:
             found = {"config": self.picker.config.version, "services": self.state.describe(now_us())}
             return Page(200, orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n", _JSON)
         if path == "/demand":
-            return Page(200, orjson.dumps({"instance": self.instance, "services": demand(self.state)}), _JSON)
+            return Page(
+                200,
+                orjson.dumps({"instance": self.instance, "services": demand(self.state, self.picker.metrics.counts)}),
+                _JSON,
+            )
         if path.startswith("/explain/"):
             text = self.picker.ring.text(path.removeprefix("/explain/"), time.time())
             return Page(200, text.encode()) if text else Page(404, b"no decision about this request is kept here\n")

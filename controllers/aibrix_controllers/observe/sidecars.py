@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import orjson
 
-from aibrix_controllers.adapters import seen
-from aibrix_controllers.adapters.seen import Line, Replica
 from aibrix_controllers.kube.watch import Note
+from aibrix_controllers.observe import replicas as seen
+from aibrix_controllers.observe.replicas import Line, Replica
 
 SILENT_S = 3.0
 """A line comes each second; after three the replica's word counts no more."""
@@ -20,6 +20,7 @@ AGAIN_S = 0.3
 ACT_S = 900.0
 """For a load: it may fetch gigabytes."""
 _LINE = 4 << 20
+QUERY = {"watch": "1"}
 
 
 class Sidecars:
@@ -77,7 +78,7 @@ class Sidecars:
         assert self._session
         times = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=SILENT_S)
         async with self._session.get(
-            f"http://{address}/v1/load", params={"watch": "1"}, headers=self._headers(), timeout=times
+            f"http://{address}/v1/load", params=QUERY, headers=self._headers(), timeout=times
         ) as answer:
             if answer.status != 200:
                 raise ValueError(f"{answer.status} {(await answer.content.read(500)).decode('utf-8', 'replace')}")
@@ -86,7 +87,7 @@ class Sidecars:
                 found = seen.line(orjson.loads(text), before)
                 if found != before:
                     self.lines[name] = found
-                    if before is None or before._replace(in_flight=0) != found._replace(in_flight=0):
+                    if before is None or before.without_load() != found.without_load():
                         self._changed()
 
     async def act(self, address: str, path: str, body: Mapping[str, Any]) -> tuple[str, str]:

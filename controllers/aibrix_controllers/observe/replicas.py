@@ -19,13 +19,20 @@ class Held(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A replica's own word. `adapters` by name."""
+    """A replica's own word. `adapters` by name; `totals`: sums since the engine began, as far as it tells them."""
 
     ready: bool
     why: str
     incarnation: str
     in_flight: int
     adapters: Mapping[str, Held]
+    running: int = 0
+    waiting: int = 0
+    kv_used: float = 0.0
+    totals: Mapping[str, float] = {}
+
+    def without_load(self) -> Line:
+        return self._replace(in_flight=0, running=0, waiting=0, kv_used=0.0, totals={})
 
 
 class Replica(NamedTuple):
@@ -80,4 +87,8 @@ def line(data: Object, before: Line | None) -> Line:
         str(data["incarnation"]),
         int(data["running"]) + int(data["waiting"]),
         adapters,
+        int(data["running"]),
+        int(data["waiting"]),
+        float(data.get("kv_used", 0.0)),
+        data.get("totals") or {},
     )

@@ -1,26 +1,37 @@
-"""Pickers over HTTP: each address of their name is asked twice a second what is asked for."""
+"""Pickers over HTTP: each address of their name is asked twice a second what they have counted."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
 
-from aibrix_controllers.adapters.demand import Demand
 from aibrix_controllers.kube.watch import Note
 
 PERIOD_S, NAMES_S, ANSWER_S = 0.5, 2.0, 2.0
 _BYTES = 16 << 20
 
 
+class Heard(Protocol):
+    """Who is told of pages. `told` says whether somebody waits who did not before; KeyError, TypeError, ValueError, AttributeError
+    for a page that is none."""
+
+    def told(self, address: str, page: Mapping[str, Any], now: int) -> bool: ...
+
+    def gone(self, address: str) -> None: ...
+
+    def forget(self, now: int) -> None: ...
+
+
 class Pickers:
     """`names`: HOST:PORT, each host a name of several. `woken` is called when somebody waits who did not before."""
 
     def __init__(
-        self, names: Sequence[str], demand: Demand, clock: Callable[[], int], woken: Callable[[], None], note: Note
+        self, names: Sequence[str], demand: Heard, clock: Callable[[], int], woken: Callable[[], None], note: Note
     ) -> None:
         self._names, self._demand, self._clock, self._woken, self._note = names, demand, clock, woken, note
         self._said: dict[str, str] = {}
