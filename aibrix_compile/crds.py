@@ -19,6 +19,7 @@ MAX_ADAPTERS = 1000
 
 _MONEY = r"^[0-9]+(\.[0-9]+)?( [A-Z]{3})?$"
 _POSITIVE = r"^(0\.0*[1-9][0-9]*|[1-9][0-9]*(\.[0-9]+)?)$"
+_DECIMAL = r"^[0-9]+(\.[0-9]+)?(e-[0-9]+)?$"
 _RATIO = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
 _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
@@ -202,6 +203,10 @@ def _scaling_policy() -> Object:
             "ready": number,
             "targets": _named("Replicas that were decided, and that serve.", target, 32),
             "decisions": _list("The last changes of a number, newest first.", decision, 20),
+            "history": _object(
+                "Arrivals a second in slots of 300 s since 1970: half floats in base64, which seasonal asks.",
+                {"firstSlot": number, "rates": {"type": "string", "maxLength": 8192}},
+            ),
         }
     )
     columns = [
@@ -225,6 +230,7 @@ def _target() -> Object:
                 "gpusPerReplica": _integer("GPUs of one replica.", 0),
                 "costPerHour": _text("Price of one replica for an hour.", 32, _MONEY),
                 "coldStartSeconds": _integer("From a decision to a serving replica.", 0),
+                "profile": _profile(),
             },
             "kind",
             "name",
@@ -236,6 +242,14 @@ def _target() -> Object:
         "self.min <= self.max",
         "min must not be above max",
     )
+
+
+def _profile() -> Object:
+    """Times are text: a number of JSON would be rounded by whoever writes it again."""
+    time = _text("", 24, _DECIMAL)
+    names = ("weightsMs", "tokenMs", "contextMs", "attentionMs", "stepMs", "sequenceMs", "syncMs", "syncTokenMs")
+    fields = dict.fromkeys(names, time) | {"kvTokens": _integer("Tokens that the KV cache holds.", 1)}
+    return _object("How fast one replica is, which strategy slo reckons with; milliseconds.", fields, *fields)
 
 
 def _strategy() -> Object:

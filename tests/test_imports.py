@@ -109,7 +109,13 @@ RUN_TIME = {  # what runs in the cluster -> what of ours it may import besides i
     "runtime_images/runtime/aibrix_stats": set(),
     "controllers/aibrix_controllers/picker": {"aibrix_compile.policy"},
     "controllers/aibrix_controllers/kube": set(),
-    "controllers/aibrix_controllers/adapters": {"aibrix_compile.policy", "aibrix_controllers.kube"},
+    "controllers/aibrix_controllers/observe": {"aibrix_controllers.kube"},
+    "controllers/aibrix_controllers/adapters": {
+        *("aibrix_compile.policy", "aibrix_controllers.kube", "aibrix_controllers.observe"),
+    },
+    "controllers/aibrix_controllers/scaler": {
+        *("aibrix_compile.policy", "aibrix_controllers.kube", "aibrix_controllers.observe"),
+    },
 }
 RUN_TIME_FILES = [(room, path) for room in RUN_TIME for path in sorted((ROOT / room).rglob("*.py"))]
 

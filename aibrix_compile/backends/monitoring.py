@@ -110,6 +110,7 @@ def _prometheus_rule(folder: str, service: ServicePlan, wanted: MonitoringPlan) 
     groups = {
         "objectives": list(_objectives(service, wanted)),
         "replicas": [*_availability(service), *_saturation(service, wanted)],
+        "scaling": list(_scaling(service)),
     }
     filled = {name: rules for name, rules in groups.items() if rules}
     sources: dict[Path, Source] = {(): Source(service.name, (*_MONITORING, "alerts"))}
@@ -341,6 +342,62 @@ def _saturation(service: ServicePlan, wanted: MonitoringPlan) -> Iterator[_Rule]
             "max-num-seqs, lower maxModelLen if requests need less, or take an accelerator with more memory.",
             ("spec", "engine", "maxModelLen"),
         )
+
+
+# --- scaling
+
+
+def _scaling(service: ServicePlan) -> Iterator[_Rule]:
+    """By what the scaler tells of itself. An HorizontalPodAutoscaler is watched by the rules of kube-prometheus (KubeHpaMaxedOut)."""
+    if service.scaling is None or service.scaling.strategy == "hpa":
+        return
+    chosen, path = _matchers(service), ("spec", "scaling")
+    policy = f"kubectl -n {service.namespace} describe scalingpolicy {service.name}"
+    yield _alert(
+        service,
+        "ModelServiceNotScaled",
+        f"absent(scaler_wanted{{{chosen}}})",
+        "10m",
+        _TICKET,
+        f"{service.name}: no scaler decides how many replicas there are",
+        f"The number stays as it is. `kubectl -n {service.namespace} get pods -l serving.aibrix.ai/controller=scaler`: none - was "
+        "`aibrix-compile platform` applied with images.controllers set? Running - do its logs say that it leads, may it read "
+        f"scalingpolicies, and does Prometheus scrape it? `{policy}` shows what it last thought.",
+        path,
+    )
+    yield _alert(
+        service,
+        "ModelServiceWantsMore",
+        f"max(scaler_limited{{{chosen}}}) > 0",
+        "15m",
+        _TICKET,
+        f"{service.name} wants more replicas than it may have",
+        f"`{policy}`: its condition Limited names the limit and what the load asks for. Raise that limit - replicas.max of a pool, or "
+        "budget - if the objectives matter more than its cost; if they still hold, the target is set too low.",
+        path,
+    )
+    yield _alert(
+        service,
+        "ModelServiceScalesBlind",
+        f"max(scaler_missing{{{chosen}}}) > 0",
+        "10m",
+        _TICKET,
+        f"{service.name}: the scaler lacks data and holds the number of replicas",
+        f"`{policy}`: its condition Degraded says what is missing. No arrivals - are the gateway's pickers up, and may the scaler "
+        "reach their port 9090? Silent replicas - may it reach port 8080 of their sidecar? Nothing is scaled down until they speak.",
+        path,
+    )
+    yield _alert(
+        service,
+        "ModelServiceFlapping",
+        f"max(max_over_time(scaler_flapping{{{chosen}}}[10m])) > 0",
+        "20m",
+        _TICKET,
+        f"{service.name}: the number of replicas goes up and down and up again",
+        f"Each start costs minutes of GPUs that serve nothing. `{policy}` lists the last changes with their reasons. A longer "
+        "downWindow or a higher minimum steadies it; so does taking a hand, a script or a second scaler off the number.",
+        path,
+    )
 
 
 def _least(pool: PoolPlan) -> int:

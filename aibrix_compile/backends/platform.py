@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aibrix_compile import crds
 from aibrix_compile.artifact import Artifact, Object
-from aibrix_compile.backends.objects import CONTROLLER_LABEL, ORDER, PICKER_ACCOUNT, RETRY
+from aibrix_compile.backends.objects import CONTROLLER_LABEL, ORDER, PICKER_ACCOUNT, RETRY, scraped
 from aibrix_compile.backends.pods import SECURITY, pod_security
 from aibrix_compile.backends.sidecar import IDENTITY, caller_mount, caller_token
 from aibrix_compile.emit import yaml_text
@@ -44,6 +44,8 @@ class PlatformPlan:
     argocd: ArgoTarget | None
     controllers: str = ""
     """The image of controllers; without it none runs here."""
+    monitored: bool = False
+    """Whether the cluster has PodMonitors."""
 
 
 def emit(plan: PlatformPlan) -> list[Artifact]:
@@ -107,18 +109,23 @@ def _access(plan: PlatformPlan) -> Iterable[Object]:
 
 
 def _controllers(plan: PlatformPlan) -> Iterable[Object]:
-    """The adapters controller: two copies, of which one leads; and who may reach it."""
-    if not plan.controllers:
-        return
-    chosen = {CONTROLLER_LABEL: "adapters"}
-    about = {"app.kubernetes.io/name": ADAPTERS, **_LABELS, **chosen}
-    home = {"name": ADAPTERS, "namespace": plan.namespace, "labels": about}
+    """The controllers: of each two copies, of which one leads; and who may reach them."""
+    if plan.controllers:
+        yield from _controller(plan, ADAPTERS)
+        yield from _controller(plan, SCALER)
+
+
+def _controller(plan: PlatformPlan, account: str) -> Iterable[Object]:
+    name = account.removeprefix("aibrix-")
+    chosen = {CONTROLLER_LABEL: name}
+    about = {"app.kubernetes.io/name": account, **_LABELS, **chosen}
+    home = {"name": account, "namespace": plan.namespace, "labels": about}
     pickers = ["--pickers", f"{plan.environment}-picker.{plan.gateway}.svc.cluster.local:9090"] if plan.gateway else []
     ready, alive = ({"httpGet": {"path": path, "port": "metrics"}} for path in ("/readyz", "/healthz"))
     container = {
-        "name": "adapters",
+        "name": name,
         "image": plan.controllers,
-        "command": ["python3", "-m", "aibrix_controllers.adapters", "run"],
+        "command": ["python3", "-m", f"aibrix_controllers.{name}", "run"],
         "args": ["--namespace", plan.namespace, *pickers, "--runtime-token", f"{IDENTITY}/token"],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "ports": [{"name": "metrics", "containerPort": 9090, "protocol": "TCP"}],
@@ -130,7 +137,7 @@ def _controllers(plan: PlatformPlan) -> Iterable[Object]:
         "volumeMounts": [caller_mount()],
     }
     pod = {
-        "serviceAccountName": ADAPTERS,
+        "serviceAccountName": account,
         "automountServiceAccountToken": True,  # it reads pods and writes status
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 15,
@@ -173,6 +180,16 @@ def _controllers(plan: PlatformPlan) -> Iterable[Object]:
             "ingress": [{"ports": [{"port": "metrics", "protocol": "TCP"}]}],
         },
     }
+    if plan.monitored:
+        yield {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PodMonitor",
+            "metadata": home,
+            "spec": {
+                "selector": {"matchLabels": chosen},
+                "podMetricsEndpoints": [scraped("metrics", {"pod": "name"})],
+            },
+        }
 
 
 def _scaler_rules(owned: Iterable[Owned]) -> list[Object]:

@@ -76,7 +76,7 @@ def _policy(service: ServicePlan, wanted: ScalingPlan, targets: list[tuple[PoolP
     ]
     spec: Object = {
         "service": service.name,
-        "targets": [_target(pool, bounds) for pool, bounds in targets],
+        "targets": [_target(pool, bounds, wanted.strategy) for pool, bounds in targets],
         "strategy": {wanted.strategy: dict(wanted.parameters)},
         **({"schedules": [dict(one) for one in wanted.schedules]} if wanted.schedules else {}),
         **({"budget": budget} if budget else {}),
@@ -99,12 +99,29 @@ def _policy(service: ServicePlan, wanted: ScalingPlan, targets: list[tuple[PoolP
     }
 
 
-def _target(pool: PoolPlan, bounds: Bounds) -> Object:
+def _target(pool: PoolPlan, bounds: Bounds, strategy: str) -> Object:
     found: Object = {"kind": _kind(pool), "name": pool.workload, "min": bounds.low, "max": bounds.high}
     found["gpusPerReplica"] = pool.gpus * pool.nodes
     if pool.cost_per_replica_hour:
         found["costPerHour"] = pool.cost_per_replica_hour
-    return found | {"coldStartSeconds": pool.startup_seconds}
+    found["coldStartSeconds"] = pool.startup_seconds
+    return found | ({"profile": _profile(pool)} if strategy == "slo" else {})
+
+
+def _profile(pool: PoolPlan) -> Object:
+    """Six digits are more than any profile is worth; the smallest times stand with an exponent."""
+    one = pool.speed.profile
+    times = {
+        "weightsMs": one.weights_ms,
+        "tokenMs": one.token_ms,
+        "contextMs": one.context_ms,
+        "attentionMs": one.attention_ms,
+        "stepMs": one.step_ms,
+        "sequenceMs": one.sequence_ms,
+        "syncMs": one.sync_ms,
+        "syncTokenMs": one.sync_token_ms,
+    }
+    return {name: f"{value:.6g}" for name, value in times.items()} | {"kvTokens": one.kv_tokens}
 
 
 def _kind(pool: PoolPlan) -> str:

@@ -84,6 +84,7 @@ def _workspace(paths: list[Path]) -> Workspace:
 
 def _plan(environment: Environment, controllers: str) -> PlatformPlan:
     from aibrix_compile.backends.platform import PlatformPlan
+    from aibrix_compile.passes.monitoring import OPERATOR
     from aibrix_compile.plan import ArgoTarget
 
     target = None
@@ -106,6 +107,7 @@ def _plan(environment: Environment, controllers: str) -> PlatformPlan:
         argocd_namespace=target.namespace if target else "argocd",
         argocd=target,
         controllers=controllers,
+        monitored=OPERATOR in environment.apis,
     )
 
 

@@ -100,16 +100,17 @@ def _subjects(draft: Draft) -> dict[str, list[str]]:
 
 
 def missing(draft: Draft) -> Iterator[Problem]:
-    """Adapters without what loads them: only a build has to know."""
-    adapters, site = draft.spec.adapters, draft.site
-    if adapters is None or not adapters.items:
-        return
-    for name, image, what in (
-        ("runtime", site.runtime, "the sidecar that loads adapters"),
-        ("controllers", site.controllers, "the controller that places adapters"),
-    ):
-        if not image:
-            message = f"no image is known of {what}, and none is published yet"
-            folder = "runtime_images/runtime" if name == "runtime" else "controllers/"
-            hint = f"set spec.images.{name} in aibrix.yaml to one that you built from {folder}"
-            yield Problem("AC502", _PATH, message, hint, at_key=True)
+    """Adapters and numbers of replicas without what acts on them: only a build has to know."""
+    site, spec = draft.site, draft.spec
+    wanted: list[tuple[Path, str, str]] = []
+    if spec.adapters is not None and spec.adapters.items:
+        wanted.append((_PATH, "the sidecar that loads adapters", "the controller that places adapters"))
+    if spec.scaling is not None and spec.scaling.strategy.name not in ("none", "hpa"):
+        wanted.append((("spec", "scaling"), "the sidecar that tells a replica's load", "the controller that scales"))
+    for path, sidecar, controller in wanted:
+        for name, image, what in (("runtime", site.runtime, sidecar), ("controllers", site.controllers, controller)):
+            if not image:
+                message = f"no image is known of {what}, and none is published yet"
+                folder = "runtime_images/runtime" if name == "runtime" else "controllers/"
+                hint = f"set spec.images.{name} in aibrix.yaml to one that you built from {folder}"
+                yield Problem("AC502", path, message, hint, at_key=True)

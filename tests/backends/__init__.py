@@ -29,8 +29,8 @@ def compiled(
     environment: str = "",
     images: bool | None = None,
 ) -> Compilation:
-    """One service `chat` in environment `prod`; `more` are further lines below spec. With adapters it has our `images`, too."""
-    ours = IMAGES if images or (images is None and "adapters:" in more) else ""
+    """One service `chat` in environment `prod`; `more` are further lines below spec. With adapters or a scaler it has our `images`, too."""
+    ours = IMAGES if images or (images is None and ("adapters:" in more or "scaling:" in more)) else ""
     (folder / "services").mkdir(parents=True, exist_ok=True)
     (folder / "aibrix.yaml").write_text(
         PROJECT.replace("ENVIRONMENT", environment or "apis: []").replace("IMAGES", ours)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aibrix_compile.plan import Bounds, MonitoringPlan, Objective, Rollout, ServicePlan
+from aibrix_compile.plan import Bounds, MonitoringPlan, Objective, Rollout, ScalingPlan, ServicePlan
 from tests.monitoring.watched import ALL, METRICS, PLAIN, objects, played, pools, service
 
 Series = dict[str, str]
@@ -196,3 +196,28 @@ def test_a_full_cache_matters_when_work_is_thrown_away(firing: Fires) -> None:
     assert firing(WATCHED, full | {preempted: f"0x{STEPS}"}, 60) == [set()]
     assert firing(WATCHED, full | {elsewhere: f"0+3x{STEPS}"}, 60) == [set()]
     assert firing(WATCHED, full | {preempted: f"0+3x{STEPS}"}, 60) == [{FULL}]
+
+
+def _scaler(**values: str) -> Series:
+    """One copy leads, and tells what it thinks."""
+    labels = f'{{namespace="{PLAIN.namespace}",service="{PLAIN.name}",pod="scaler-1"}}'
+    every = {"wanted": f"3x{STEPS}", "limited": f"0x{STEPS}", "missing": f"0x{STEPS}", "flapping": f"0x{STEPS}"}
+    return {f"scaler_{name}{labels}": value for name, value in (every | values).items() if value}
+
+
+def test_a_scaler_calls_for_help(firing: Fires) -> None:
+    scaling = ScalingPlan("slo", {}, (), 0, "", 0, 0, False)
+    plan = service(ONLY_TTFT, scaling=scaling, **pools("l4", bounds=Bounds(2, 6)))
+    assert firing(plan, _up() | _scaler(), 30, 600) == [set()] * 2
+    wants, blind, flaps, gone = (
+        (f"ModelService{name}", "ticket") for name in ("WantsMore", "ScalesBlind", "Flapping", "NotScaled")
+    )
+    assert firing(plan, _up() | _scaler(limited="0x10 1x100"), 20, 30, 100) == [set(), {wants}, {wants}]
+    assert firing(plan, _up() | _scaler(missing="0x10 1x8 0x20 1x30"), 20, 60) == [set(), {blind}]
+    assert firing(plan, _up() | _scaler(flapping=" ".join(["1x5 0x3"] * 20)), 10, 60) == [set(), {flaps}]
+    assert firing(plan, _up() | _scaler(flapping="0x10 1x2 0x100"), 60) == [set()]
+    assert firing(plan, _up() | _scaler(wanted="3x10 stale"), 15, 30) == [set(), {gone}]
+    others = {name.replace(PLAIN.name, "other"): value for name, value in _scaler(limited=f"1x{STEPS}").items()}
+    assert firing(plan, _up() | _scaler() | others, 60) == [set()]
+    hpa = service(ONLY_TTFT, scaling=ScalingPlan("hpa", {}, (), 0, "", 0, 0, False), **pools("l4", bounds=Bounds(2, 6)))
+    assert firing(hpa, _up(), 60) == [set()]

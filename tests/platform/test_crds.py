@@ -48,7 +48,7 @@ def _nodes(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
 def test_committed_file(name: str) -> None:
     text = (SPECS / f"{name}.yaml").read_text("utf-8")
     assert text == yaml_text(crds.definitions()[name]), "run `make golden` and review the difference"
-    assert len(text.encode()) <= 16 * 1024
+    assert len(text.encode()) <= 24 * 1024
     assert yaml.safe_load(text) == crds.definitions()[name]
 
 
