@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full lint golden bench bench-sim bench-routing bench-picker bench-gateway bench-replay bench-adapters \
-  bench-density faults \
+  bench-density bench-scaling faults \
   engine-venv validate-engine cluster-assets e2e-argocd e2e-kind clean
 
 help:            ## what there is
@@ -41,7 +41,7 @@ bench: $(READY)  ## compile times beside Helm and cdk8s, in one run; the mock en
 	$(BIN)/python -m tests.bench.run
 	$(BIN)/python -m tests.bench.mock
 
-bench-sim: $(READY) ## the simulator: speed, memory, routing and scaling side by side; TRACES=folder of public traces
+bench-sim: $(READY) ## the simulator: speed, memory, routing side by side; TRACES=folder of public traces
 	$(BIN)/python -m tests.bench.simulation $(if $(TRACES),--traces $(TRACES))
 
 bench-routing: $(READY) ## routing strategies by load, knowledge and number of pickers, simulated; TRACES=folder
@@ -61,6 +61,10 @@ bench-adapters: $(READY) ## adapters by the hundred on a real control plane; our
 	$(BIN)/python -m tests.bench.sidecars
 	$(BIN)/python -m tests.bench.plugin
 	$(BIN)/python -m tests.bench.adapters $(ARGS)
+
+bench-scaling: $(READY) ## strategies of scaling side by side, simulated, and what deciding and watching cost; TRACES=folder, a quarter of an hour
+	$(BIN)/python -m tests.bench.watching
+	$(BIN)/python -m tests.bench.scaling $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 
 bench-density: $(READY) ## GPU-hours of sets of adapters apart and together, simulated
 	$(BIN)/python -m tests.bench.density

@@ -1,4 +1,4 @@
-"""The simulator's own figures: speed and memory, routing strategies side by side, what scalers cost.
+"""The simulator's own figures: speed and memory, routing strategies side by side.
 
 `python -m tests.bench.simulation [--traces FOLDER] [--quick]`. FOLDER holds public traces under the names below; each one
 that is missing is replaced by a made one, and the table says so. Speed is CPU time of this process, reading included.
@@ -12,24 +12,15 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from aibrix_compile.plan import Objective
 from aibrix_compile.policy import routing
-from aibrix_compile.policy.apa import Apa
-from aibrix_compile.policy.autoscaling import Config, Strategy
-from aibrix_compile.policy.hpa import Hpa
-from aibrix_compile.policy.kpa import Kpa
-from aibrix_compile.policy.pools import Pool as ScaledPool
 from aibrix_compile.policy.profile import TABLE
-from aibrix_compile.policy.quantities import PerReplica
-from aibrix_compile.policy.slo import Objectives, Slo
 from aibrix_compile.simulate import formats, generate, trace
 from aibrix_compile.simulate.engine import Limits
 from aibrix_compile.simulate.fleet import Pool, Setup
 from aibrix_compile.simulate.run import Simulation
-from aibrix_compile.simulate.scaling import Watcher, Watchers
 from aibrix_compile.simulate.scoring import Score, score
 from aibrix_compile.simulate.trace import Trace
 
@@ -117,57 +108,15 @@ def router(folder: Path | None) -> None:
             print(f"  {strategy:15} TTFT mean, p99, whole mean: {words}   hits {made.prefix_hit_share:.1%}")
 
 
-def strategies() -> Iterator[tuple[str, Strategy]]:
-    for target in (2, 4, 8, 12, 16):
-        yield f"hpa {target} in flight", Hpa("requests_in_flight", PerReplica(target))
-    for target in (2, 4, 8, 12, 16):
-        yield f"kpa {target} in flight", Kpa("requests_in_flight", PerReplica(target))
-    for target in (2, 4, 8, 12, 16):
-        yield f"apa {target} in flight", Apa("requests_in_flight", PerReplica(target))
-    for share in (0.5, 0.6, 0.7, 0.8, 0.9):
-        yield f"slo {share:.0%} full", Slo(share)
-
-
-def frontier(folder: Path | None, quick: bool) -> None:
-    """GPU-hours against requests within the objective, for each scaler and setting. A trace begins at full load, which no
-    service does, so the first minutes do not count."""
-    objectives = (Objective("ttft", 0.99, 2.0), Objective("itl", 0.95, 0.2))
-    cases = ((AZURE, "a10/8b", 300), (CODE, "a10/8b", 300), (MOONCAKE, "h100/8b", 300), (RAMP, "a10/8b", 60))
-    for name, profile, warm in cases[: 1 if quick else 4]:
-        for cold in (30, 180):
-            print(
-                f"scaling: {name.partition('/')[0]} on {profile}, {cold} s to start, 1 to 24 replicas from 2, after {warm} s"
-            )
-            for label, strategy in strategies():
-                scaled = ScaledPool("pool", 1, 24, cold_start_seconds=cold, profile=TABLE[profile])
-                config = Config((scaled,), strategy, objectives=Objectives(ttft_ms=2000, itl_ms=200))
-                found = opened(folder, name)
-                pool = Pool(
-                    "pool", TABLE[profile], A10 if "a10/" in profile else H100, 131_072, 2, 1, 24, cold * 1_000_000
-                )
-                run = Simulation(
-                    Setup((pool,), routing.Config("cost"), found.block_tokens, warm_us=warm * 1_000_000),
-                    Watchers([Watcher(config, (0,), 0)]),
-                )
-                run.go(found)
-                made = score(run, objectives)
-                ttft, itl = made.objectives
-                print(
-                    f"  {label:18} {made.gpu_hours:6.2f} GPU-hours  TTFT within 2 s {ttft.good_share:7.2%}  p99 {made.ttft.p99:7.2f} s  "
-                    f"ITL p95 {itl.measured * 1000:5.0f} ms  {made.scalings:3} changes"
-                )
-
-
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=Path, help="folder of public traces")
-    parser.add_argument("--quick", action="store_true", help="no memory run, one trace for scalers")
+    parser.add_argument("--quick", action="store_true", help="no memory run")
     arguments = parser.parse_args(argv)
     speed(arguments.traces)
     if not arguments.quick:
         memory()
     router(arguments.traces)
-    frontier(arguments.traces, arguments.quick)
     return 0
 
 
