@@ -46,9 +46,12 @@ def drift(api: Api, values: Iterable[Object]) -> list[str]:
     """Where Git and the cluster differ: by value over what Git says, and by what a sync would change (ServerSideDiff)."""
     found: list[str] = []
     for value in values:
-        name, live = f"{value['kind']}/{value['metadata']['name']}", api.read_back(value)
+        name = f"{value['kind']}/{value['metadata']['name']}"
+        for _ in range(20):  # a controller may write between the two: both must be of one revision
+            live, there = api.read_back(value), api.apply(value, GIT, dry_run=True, force=True)
+            if live["metadata"]["resourceVersion"] == there["metadata"]["resourceVersion"]:
+                break
         found += [f"{name}: {one}" for one in different(value, live)]
-        there = api.apply(value, GIT, dry_run=True, force=True)
         if (before := _content(live)) != (after := _content(there)):
             found.append(f"{name}: a sync would change {', '.join(different(after, before)) or 'something'}")
     return found
