@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from aibrix_compile.ownership import GIT, SCALER
+from aibrix_controllers.scaler.wanted import Target
 from tests.cluster import assets
-from tests.cluster.api import Api, ready, wait
+from tests.cluster.api import Api, Refused, ready, wait
 from tests.cluster.cluster import Cluster
 from tests.cluster.gitops import compiled, drift, sync
 from tests.cluster.test_acceptance import provided
@@ -49,11 +51,24 @@ def api(cluster: Cluster) -> Iterator[Api]:
 def objects(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Object]]:
     """Applied, on nodes that run what they are told."""
     found = compiled(EXAMPLES / "06-multi-node", tmp_path_factory.mktemp("group"))
+    (group,) = (one for one in found if one["kind"] == "LeaderWorkerSet")
     with provided(api, found, hollow=False):
+        wait("the webhook answers", lambda: _admitted(api, group), 30)
         sync(api, found)
         yield found
         for value in reversed(found):
             api.delete(value)
+
+
+def _admitted(api: Api, group: Object) -> bool:
+    """A controller that is ready is reached once kube-proxy has heard of it."""
+    try:
+        api.apply(group, GIT, dry_run=True)
+    except Refused as refused:
+        if refused.code != 500:
+            raise
+        return False
+    return True
 
 
 def test_the_group_comes_together_and_answers(api: Api, cluster: Cluster, objects: list[Object]) -> None:
@@ -77,6 +92,16 @@ def test_a_group_ends_and_comes_back_as_a_whole(api: Api, cluster: Cluster, obje
 
     assert wait("another group", replaced, 180) == {"deepseek-h100-0", "deepseek-h100-0-1"}
     assert _answer(api, cluster)["usage"]["completion_tokens"] == 4
+
+
+def test_a_scaler_writes_the_number_of_groups(api: Api, objects: list[Object]) -> None:
+    """As ours does: through the subresource that it reads. A group goes and comes with all of its pods."""
+    (group,) = (one for one in objects if one["kind"] == "LeaderWorkerSet")
+    assert api.path_of(group) + "/scale" == Target(group["kind"], group["metadata"]["name"]).scale("research")
+    api.scale(group, 0, SCALER)
+    wait("the group is gone", lambda: not api.list("Pod", "research", POOL), 180)
+    api.scale(group, 1, SCALER)
+    wait("it is back", lambda: len(ready(api.list("Pod", "research", LEADERS))) == 1, 180)
 
 
 def _answer(api: Api, cluster: Cluster) -> Object:
