@@ -6,6 +6,7 @@ from aibrix_compile.artifact import Artifact, Object, Source
 from aibrix_compile.backends.objects import artifact, metadata
 from aibrix_compile.diagnostics import Path
 from aibrix_compile.plan import Bounds, PoolPlan, ScalingPlan, ServicePlan
+from aibrix_compile.policy import profile
 
 _SCALING: Path = ("spec", "scaling")
 
@@ -105,23 +106,7 @@ def _target(pool: PoolPlan, bounds: Bounds, strategy: str) -> Object:
     if pool.cost_per_replica_hour:
         found["costPerHour"] = pool.cost_per_replica_hour
     found["coldStartSeconds"] = pool.startup_seconds
-    return found | ({"profile": _profile(pool)} if strategy == "slo" else {})
-
-
-def _profile(pool: PoolPlan) -> Object:
-    """Six digits are more than any profile is worth; the smallest times stand with an exponent."""
-    one = pool.speed.profile
-    times = {
-        "weightsMs": one.weights_ms,
-        "tokenMs": one.token_ms,
-        "contextMs": one.context_ms,
-        "attentionMs": one.attention_ms,
-        "stepMs": one.step_ms,
-        "sequenceMs": one.sequence_ms,
-        "syncMs": one.sync_ms,
-        "syncTokenMs": one.sync_token_ms,
-    }
-    return {name: f"{value:.6g}" for name, value in times.items()} | {"kvTokens": one.kv_tokens}
+    return found | ({"profile": profile.written(pool.speed.profile)} if strategy == "slo" else {})
 
 
 def _kind(pool: PoolPlan) -> str:

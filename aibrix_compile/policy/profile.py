@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from types import MappingProxyType
+from typing import Any
 
 READ_SHARE = 0.8  # of the data sheet's memory bandwidth when weights are streamed
 KV_SHARE = 0.85  # of it when KV blocks are
@@ -252,3 +253,29 @@ def find(accelerator: str, model: str, tensor: int = 1) -> Profile | None:
     card = _ACCELERATORS.get(accelerator, accelerator)
     shape = _MODELS.get(model, model)
     return TABLE.get(f"{card}/{shape}" if tensor == 1 else f"{card}x{tensor}/{shape}")
+
+
+# --- in a ScalingPolicy: times are text there, since whoever writes JSON again may round a number
+
+_TIMES = {
+    "weightsMs": "weights_ms",
+    "tokenMs": "token_ms",
+    "contextMs": "context_ms",
+    "attentionMs": "attention_ms",
+    "stepMs": "step_ms",
+    "sequenceMs": "sequence_ms",
+    "syncMs": "sync_ms",
+    "syncTokenMs": "sync_token_ms",
+}
+"""A target's field -> ours."""
+
+
+def read(name: str, given: Mapping[str, Any]) -> Profile:
+    """KeyError, TypeError, ValueError."""
+    times = {field: float(given[key]) for key, field in _TIMES.items() if key in given}
+    return Profile(name=name, source="ScalingPolicy", error="", kv_tokens=given["kvTokens"], **times)  # type: ignore[arg-type]
+
+
+def written(one: Profile) -> dict[str, Any]:
+    """Six digits are more than any profile is worth; the smallest times stand with an exponent."""
+    return {key: f"{getattr(one, field):.6g}" for key, field in _TIMES.items()} | {"kvTokens": one.kv_tokens}

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from aibrix_compile.plan import Objective, PoolPlan, ScalingPlan
-from aibrix_compile.policy import apa, autoscaling, hpa, kpa, slo
+from aibrix_compile.policy import autoscaling, hpa, kpa, slo, spelled
 from aibrix_compile.policy.observation import Gauge, Memory, PoolState, reading
 from aibrix_compile.policy.pools import Pool
 from aibrix_compile.policy.quantities import PerReplica, Total
-from aibrix_compile.policy.schedules import Offset, Schedule, minute_of_day
+from aibrix_compile.policy.schedules import Offset
 from aibrix_compile.policy.signals import Signals
 from aibrix_compile.policy.windows import SECOND
 from aibrix_compile.simulate.engine import Sequence
@@ -159,7 +159,7 @@ def watch(
     """The scalers of a service. `prices`: an hour of one replica by pool, where it is known; `epoch` as in Watcher."""
     scaled = [(index, pool) for index, pool in enumerate(pools) if pool.bounds is not None]
     strategy = strategy_of(plan.strategy, plan.parameters)
-    schedules = tuple(_schedule(one) for one in plan.schedules)
+    schedules = tuple(spelled.schedule(one, _offset) for one in plan.schedules)
     groups = [[one] for one in scaled] if plan.strategy == "hpa" else [scaled]
     found = []
     for group in groups:
@@ -187,13 +187,9 @@ def _objectives(wanted: tuple[Objective, ...]) -> slo.Objectives:
 
 def strategy_of(name: str, parameters: Mapping[str, Any]) -> autoscaling.Strategy:
     """A strategy by the names and spellings of ScalingPolicy."""
-    if name == "slo":
-        return slo.Slo(float(parameters["utilization"]), parameters["downWindowSeconds"])
+    if name != "hpa":
+        return spelled.strategy(name, parameters)
     metric, target = parameters["metric"], PerReplica(float(parameters["target"]["value"]))
-    if name == "kpa":
-        return kpa.Kpa(metric, target, parameters["stableWindowSeconds"], parameters["panicWindowSeconds"])
-    if name == "apa":
-        return apa.Apa(metric, target, float(parameters["tolerance"]), parameters["downWindowSeconds"])
     return hpa.Hpa(metric, target, up=_HPA_UP, down=_HPA_DOWN)
 
 
@@ -207,17 +203,6 @@ def _pool(pool: PoolPlan, price: float | None) -> Pool:
         cost_per_hour=price,
         cold_start_seconds=pool.startup_seconds,
         profile=pool.speed.profile,
-    )
-
-
-def _schedule(one: Mapping[str, Any]) -> Schedule:
-    return Schedule(
-        days=tuple(one["days"]),
-        start=minute_of_day(one["start"]),
-        end=minute_of_day(one["end"]),
-        low=one.get("min"),
-        high=one.get("max"),
-        offset=_offset(one["timezone"]),
     )
 
 

@@ -14,7 +14,11 @@ from tests.mock.mocks import ROOT
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 IMAGES = {
-    "controllers": ("controllers/Dockerfile", ("picker", "controllers"), ("picker.server", "adapters.server")),
+    "controllers": (
+        "controllers/Dockerfile",
+        ("picker", "controllers"),
+        ("picker.server", "adapters.server", "scaler.server"),
+    ),
     "runtime": (
         "runtime_images/runtime/Dockerfile",
         ("runtime",),

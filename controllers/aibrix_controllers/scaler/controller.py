@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from aibrix_compile.policy import autoscaling
 from aibrix_compile.policy.observation import Memory, PoolState
 from aibrix_controllers.kube.api import Api, Away, Object, Refused
+from aibrix_controllers.kube.conditions import Verdict
 from aibrix_controllers.kube.events import Recorder
 from aibrix_controllers.kube.lease import Leader
 from aibrix_controllers.kube.watch import Collection
@@ -25,7 +26,7 @@ from aibrix_controllers.observe import replicas as seen
 from aibrix_controllers.observe.pickers import Pickers
 from aibrix_controllers.observe.sidecars import Sidecars
 from aibrix_controllers.scaler import kept, state, status, wanted
-from aibrix_controllers.scaler.status import Change, Verdict
+from aibrix_controllers.scaler.status import Change
 from aibrix_controllers.scaler.wanted import Policy, Target, Unusable
 from aibrix_controllers.scaler.watched import Replica, Watched
 

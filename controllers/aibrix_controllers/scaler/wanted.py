@@ -12,11 +12,9 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from aibrix_compile.policy import apa, autoscaling, kpa, slo
+from aibrix_compile.policy import autoscaling, kpa, profile, slo, spelled
 from aibrix_compile.policy.pools import Pool
-from aibrix_compile.policy.profile import Profile
-from aibrix_compile.policy.quantities import PerReplica
-from aibrix_compile.policy.schedules import Offset, Schedule, minute_of_day
+from aibrix_compile.policy.schedules import Offset
 
 Object = Mapping[str, Any]
 METRICS = ("requests_in_flight", "requests_running", "requests_waiting", "kv_cache_usage", "ttft", "itl")
@@ -60,11 +58,12 @@ def policy(one: Object) -> Policy:
     """Unusable."""
     spec = one["spec"]
     try:
-        chosen = _strategy(spec["strategy"])
+        ((name, values),) = spec["strategy"].items()
+        chosen = spelled.strategy(name, values)
         config = autoscaling.Config(
             pools=tuple(_pool(row) for row in spec["targets"]),
             strategy=chosen,
-            schedules=tuple(_schedule(row) for row in spec.get("schedules", ())),
+            schedules=tuple(spelled.schedule(row, _offset) for row in spec.get("schedules", ())),
             max_gpus=spec.get("budget", {}).get("maxGPUs", 0),
             max_cost_per_hour=_money(spec.get("budget", {}).get("maxCostPerHour", "0")),
             scale_to_zero_after_seconds=spec.get("scaleToZeroAfterSeconds", 0),
@@ -84,19 +83,6 @@ def policy(one: Object) -> Policy:
     return Policy(one["metadata"]["name"], spec["service"], targets, config, metric, *windows)
 
 
-def _strategy(given: Object) -> kpa.Kpa | apa.Apa | slo.Slo:
-    ((name, values),) = given.items()
-    if name == "slo":
-        return slo.Slo(float(values.get("utilization", "0.7")), values.get("downWindowSeconds", 300))
-    if name not in ("kpa", "apa"):
-        raise Unusable(f"there is no strategy {name}")
-    metric, target = values["metric"], PerReplica(float(values["target"]["value"]))
-    if name == "kpa":
-        windows = values.get("stableWindowSeconds", 60), values.get("panicWindowSeconds", 6)
-        return kpa.Kpa(metric, target, *windows)
-    return apa.Apa(metric, target, float(values.get("tolerance", "0.1")), values.get("downWindowSeconds", 300))
-
-
 def _pool(row: Object) -> Pool:
     price = row.get("costPerHour", "")
     return Pool(
@@ -106,27 +92,8 @@ def _pool(row: Object) -> Pool:
         gpus=row["gpusPerReplica"],
         cost_per_hour=_money(price) if price else None,
         cold_start_seconds=row["coldStartSeconds"],
-        profile=_profile(row["name"], row["profile"]) if "profile" in row else None,
+        profile=profile.read(row["name"], row["profile"]) if "profile" in row else None,
     )
-
-
-def _profile(name: str, given: Object) -> Profile:
-    """Its times stand there as text, so that no reader rounds them."""
-    numbers = {field: float(given[key]) for key, field in PROFILE.items() if key in given}
-    return Profile(name=name, source="ScalingPolicy", error="", kv_tokens=given["kvTokens"], **numbers)  # type: ignore[arg-type]
-
-
-PROFILE = {
-    "weightsMs": "weights_ms",
-    "tokenMs": "token_ms",
-    "contextMs": "context_ms",
-    "attentionMs": "attention_ms",
-    "stepMs": "step_ms",
-    "sequenceMs": "sequence_ms",
-    "syncMs": "sync_ms",
-    "syncTokenMs": "sync_token_ms",
-}
-"""Fields of a target's profile, and of `policy.profile`."""
 
 
 def _money(text: str) -> float:
@@ -138,17 +105,6 @@ def _objectives(rows: Any) -> slo.Objectives:
         return min((float(row["milliseconds"]) for row in rows if row["metric"] == metric), default=None)
 
     return slo.Objectives(tightest("ttft"), tightest("itl"), tightest("e2e"))
-
-
-def _schedule(row: Object) -> Schedule:
-    return Schedule(
-        days=tuple(row["days"]),
-        start=minute_of_day(row["start"]),
-        end=minute_of_day(row["end"]),
-        low=row.get("min"),
-        high=row.get("max"),
-        offset=_offset(row["timezone"]),
-    )
 
 
 def _offset(zone: str) -> Offset:
